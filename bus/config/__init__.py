@@ -1,0 +1,1 @@
+"""Configuration: text with positions, then a frozen model, then parts."""

@@ -1,0 +1,84 @@
+"""The frozen model of a configuration: what the YAML can say, and what Python can say instead.
+
+It knows neither YAML nor transports. Durations of Symfony's options keep Symfony's unit, named at the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bus.retry import RetryPolicy
+
+DefaultMiddleware = Literal["enabled", "disabled", "allow_no_handlers"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiddlewareConfig:
+    """One entry of a bus's ``middleware`` list: a name of ours, or ``module:factory``, with its arguments.
+
+    ``arguments`` are named; ``positional`` are those of Symfony's list form.
+    """
+
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    positional: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusConfig:
+    """One bus. ``allow_no_handlers``: a message without a handler is no error."""
+
+    default_middleware: bool = True
+    allow_no_handlers: bool = False
+    middleware: tuple[MiddlewareConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportConfig:
+    """One transport. ``options`` are the driver's own, checked when it is built.
+
+    ``retry`` is None for a retry service of Python (``retry_service``: ``module:factory``). A message that was
+    delivered more than ``max_deliveries`` times without ever being settled goes to the failure transport unread.
+    """
+
+    dsn: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    serializer: str | None = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry_service: str | None = None
+    failure_transport: str | None = None
+    rate_limiter: str | None = None
+    max_deliveries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessengerConfig:
+    """A whole messenger.
+
+    Attributes:
+        imports: modules with messages, handlers and stamps.
+        buses: by name; empty means one bus called ``messenger.bus.default``.
+        default_bus: needed where there are several buses.
+        failure_transport: for every transport that names none of its own.
+        routing: wire name, alias, dotted Python path or pattern, to the names of transports.
+        aliases: further name -> wire name of a message, or a service id -> ``module:factory``.
+        connections: name -> database URL, meant by ``sql://name`` and ``doctrine://name``.
+        store: the shared store.
+        serializer: of the transports that name none; None is Symfony's JSON.
+        source: the file that this was read from, for error messages.
+    """
+
+    imports: tuple[str, ...] = ()
+    buses: Mapping[str, BusConfig] = field(default_factory=dict)
+    default_bus: str | None = None
+    failure_transport: str | None = None
+    transports: Mapping[str, TransportConfig] = field(default_factory=dict)
+    routing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    connections: Mapping[str, str] = field(default_factory=dict)
+    store: str = "sql://default"
+    serializer: str | None = None
+    source: str | None = None
+    locations: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

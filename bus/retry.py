@@ -1,0 +1,71 @@
+"""When a failed message is tried again, and when it is given up."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bus.errors import HandlerFailedError, RecoverableError, UnrecoverableError
+
+_LONGEST_DELAY = 30 * 24 * 3600 * 1000  # milliseconds; every transport keeps a delay of 30 days
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff, counted as Symfony counts: 3 retries are 4 attempts.
+
+    Attributes:
+        max_retries: how often a failed message is tried again; 0 never.
+        delay: milliseconds before the first retry.
+        multiplier: by how much each further wait is longer.
+        max_delay: cap of a wait in milliseconds; 0 is no cap of its own (30 days at the most).
+        jitter: share of the wait, 0 to 1, that is randomly added or taken, as one of five values.
+    """
+
+    max_retries: int = 3
+    delay: int = 1000
+    multiplier: float = 2.0
+    max_delay: int = 0
+    jitter: float = 0.1
+
+    def should_retry(self, attempt: int) -> bool:
+        """Tell whether a message that was retried ``attempt`` times is tried once more."""
+        return attempt < self.max_retries
+
+    def get_delay(self, attempt: int) -> int:
+        """Return the milliseconds to wait before the next try of a message that was retried ``attempt`` times."""
+        cap = min(self.max_delay or _LONGEST_DELAY, _LONGEST_DELAY)
+        try:
+            wait = self.delay * self.multiplier ** max(attempt, 0)
+        except OverflowError:
+            return cap
+        # Five values, not a continuum: a broker with one queue per delay needs few of them.
+        wait += wait * self.jitter * random.choice((-1.0, -0.5, 0.0, 0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+        return int(min(max(wait, 0.0), cap))
+
+
+def delay_before_retry(policy: RetryPolicy, error: BaseException, attempt: int) -> int | None:
+    """Decide on a message that was retried ``attempt`` times and failed again.
+
+    Return the milliseconds to wait, or None to give up. A RecoverableError is tried again within ``max_retries``, with
+    its own delay if it has one; when all causes are Unrecoverable there is no retry; otherwise the policy decides.
+    """
+    causes = causes_of(error)
+    recoverable = next((each for each in causes if isinstance(each, RecoverableError)), None)
+    if recoverable is None and all(isinstance(each, UnrecoverableError) for each in causes):
+        return None
+    if not policy.should_retry(attempt):
+        return None
+    if recoverable is not None and recoverable.retry_delay is not None:
+        return max(0, min(recoverable.retry_delay, _LONGEST_DELAY))
+    return policy.get_delay(attempt)
+
+
+def causes_of(error: BaseException) -> Sequence[BaseException]:
+    """Return what really failed: the errors of the handlers, of an exception group, or the error itself."""
+    if isinstance(error, HandlerFailedError):
+        return [cause for each in error.errors.values() for cause in causes_of(each)]
+    if isinstance(error, BaseExceptionGroup):
+        return [cause for each in error.exceptions for cause in causes_of(each)]
+    return [error]

@@ -1,0 +1,305 @@
+"""Stamps: what is known about a message besides its content.
+
+A stamp is a frozen, slotted dataclass. Those that Symfony has bear Symfony's names, with its fields in snake_case,
+and travel in Symfony's headers; ours travel in plain ``X-Bus-`` headers; a NonSendableStamp never leaves the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from bus.transports.base import Claim
+
+
+class Stamp:
+    """Base of every stamp."""
+
+    __slots__ = ()
+
+
+class NonSendableStamp(Stamp):
+    """Base of the stamps that stay in this process."""
+
+    __slots__ = ()
+
+
+S = TypeVar("S", bound=type[Stamp])
+
+
+def stamp(name: str) -> Callable[[S], S]:
+    """Give a stamp class of your own the name under which it travels (``X-Bus-Stamp-<name>``).
+
+    The class is a dataclass that inherits from Stamp. It is known once its module stands under ``imports``.
+    """
+
+    def mark(cls: S) -> S:
+        cls.__bus_stamp__ = name  # type: ignore[attr-defined]
+        return cls
+
+    return mark
+
+
+# --- Symfony's, sent ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BusNameStamp(Stamp):
+    """The bus that the message was dispatched on; a worker hands it to the same one."""
+
+    bus_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelayStamp(Stamp):
+    """Deliver the message ``delay`` milliseconds after it was sent."""
+
+    delay: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedeliveryStamp(Stamp):
+    """The message is delivered again; ``retry_count`` counts the retries so far."""
+
+    retry_count: int
+    redelivered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDetailsStamp(Stamp):
+    """The error of a failed attempt. ``flatten_exception`` is Symfony's full form, or None."""
+
+    exception_class: str
+    exception_code: int | str
+    exception_message: str
+    flatten_exception: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SentToFailureTransportStamp(Stamp):
+    """The message was given up by ``original_receiver_name`` and stored in a failure transport."""
+
+    original_receiver_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportMessageIdStamp(Stamp):
+    """The id that the transport itself gave to the message."""
+
+    id: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class HandledStamp(Stamp):
+    """A handler is done with the message. The result stays in the process; null travels in its place."""
+
+    result: object
+    handler_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SerializerStamp(Stamp):
+    """Symfony's serializer context; kept and sent again, without effect here."""
+
+    context: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationStamp(Stamp):
+    """Symfony's validation groups."""
+
+    groups: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterContextStamp(Stamp):
+    """Symfony's URL context of the request that dispatched the message; kept and sent again."""
+
+    base_url: str
+    method: str
+    host: str
+    scheme: str
+    http_port: int
+    https_port: int
+    path_info: str
+    query_string: str
+
+
+# --- ours, sent -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MessageIdStamp(Stamp):
+    """The message's identity (a UUIDv7), given once at dispatch and kept by every retry and resend."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorrelationStamp(Stamp):
+    """The id of the message that began this conversation."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CausationStamp(Stamp):
+    """The id of the message whose handler dispatched this one."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeyStamp(Stamp):
+    """Messages with one key are handled one after the other, in the order in which they were sent."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityStamp(Stamp):
+    """A higher number is delivered earlier, where the transport has priorities."""
+
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class OriginStamp(Stamp):
+    """The queue, topic or stream that a given-up message came from; a retry by hand goes back there."""
+
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostponedStamp(Stamp):
+    """How often the message was put back without an attempt since the last one."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownStamps(Stamp):
+    """Foreign stamp headers, kept opaque and sent again as they came."""
+
+    headers: Mapping[str, str]
+
+
+# --- in this process only -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedStamp(NonSendableStamp):
+    """The message came from this transport; it is never sent again by the send middleware."""
+
+    transport_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumedByWorkerStamp(NonSendableStamp):
+    """The message is being handled by a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentStamp(NonSendableStamp):
+    """A transport has taken responsibility for the message."""
+
+    transport_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStamp(NonSendableStamp):
+    """The message waits for the running handler: it leaves when that handler succeeded, and not otherwise."""
+
+    transport_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandledBySyncTransportStamp(NonSendableStamp):
+    """A ``sync://`` transport handles the message here; its name serves a handler's ``from_transport``."""
+
+    transport_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportNamesStamp(NonSendableStamp):
+    """Send the message to these transports, whatever the routing says."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, names: str | Sequence[str]) -> None:
+        object.__setattr__(self, "names", (names,) if isinstance(names, str) else tuple(names))
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimStamp(NonSendableStamp):
+    """The claim on a received message, with the bytes as they came: a retry sends these, not the object."""
+
+    claim: Claim
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDecisionStamp(NonSendableStamp):
+    """The attempt failed and shall be repeated after ``delay`` milliseconds."""
+
+    delay: int
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDecisionStamp(NonSendableStamp):
+    """The message is given up and shall be stored in this failure transport."""
+
+    transport_name: str
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class ParkDecisionStamp(NonSendableStamp):
+    """The message failed again while it was read from its failure transport, and shall stay there."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class SqlReceivedStamp(NonSendableStamp):
+    """Where the message stood in a SQL transport."""
+
+    id: int
+    table: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpReceivedStamp(NonSendableStamp):
+    """Where the message stood in RabbitMQ, and the properties that it came with."""
+
+    queue: str
+    exchange: str
+    routing_key: str
+    properties: Mapping[str, object] = field(default_factory=dict)
+    redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaReceivedStamp(NonSendableStamp):
+    """Where the message stood in Kafka. ``timestamp`` is in milliseconds since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisReceivedStamp(NonSendableStamp):
+    """Where the message stood in a Redis stream."""
+
+    stream: str
+    group: str
+    id: str

@@ -1,0 +1,1 @@
+"""Transports: one class over any driver, and a folder or file per driver."""

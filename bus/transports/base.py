@@ -1,0 +1,230 @@
+"""What a driver is: it moves bytes and claims, and never sees a message object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from bus.errors import TransportError
+from bus.stamps import NonSendableStamp
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An encoded message on its way to a driver.
+
+    ``delay_ms`` counts from the send. With an ``origin`` (a Claim's) the message reaches that queue, group or stream
+    only. ``attempt`` is the number of retries so far. ``native`` is the driver's own stamp, such as an AmqpStamp.
+    """
+
+    message_id: str
+    body: bytes
+    headers: Mapping[str, str]
+    delay_ms: int = 0
+    origin: str | None = None
+    attempt: int = 0
+    priority: int = 0
+    partition_key: str | None = None
+    native: object | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The broker has taken responsibility. ``transport_id`` is its own id of the message, where it gives one."""
+
+    transport_id: str | int | None = None
+
+
+class Claim:
+    """The right to handle one delivered message until it is settled.
+
+    A driver keeps the claim alive from ``get`` until its settlement took effect, by itself, from a thread of its own.
+    Drivers extend this class where they need more than a flag. Thread-safe: each method is one step.
+
+    Attributes:
+        transport_id: the transport's own id of this copy.
+        deliveries: how often this copy was delivered without ever being settled; 1 is a fresh message. It counts
+            outside the process, so a message that kills its worker cannot hide; giving back does not raise it.
+        origin: the queue, topic+group or stream+group that it came from; retry queues report the main one.
+        native: the driver's ``*ReceivedStamp``, or None.
+    """
+
+    __slots__ = ("_begun", "_withdrawn", "deliveries", "native", "origin", "transport_id")
+
+    def __init__(
+        self, transport_id: str | int, deliveries: int, origin: str, native: NonSendableStamp | None = None
+    ) -> None:
+        self.transport_id = transport_id
+        self.deliveries = deliveries
+        self.origin = origin
+        self.native = native
+        self._begun = False
+        self._withdrawn = False
+
+    def begin(self) -> bool:
+        """Begin an attempt. False means that the driver has withdrawn the claim and the message is to be skipped.
+
+        Once begun, the driver waits for the settlement.
+        """
+        self._begun = not self._withdrawn
+        return self._begun
+
+    def rest(self) -> None:
+        """Say that an attempt ended and the message waits in place: unbegun again, so that stop can give it back."""
+        self._begun = False
+
+    def withdraw(self) -> None:
+        """Say that the claim is lost: the message is somebody else's now. Called by the driver; final."""
+        self._withdrawn = True
+
+    @property
+    def begun(self) -> bool:
+        """Whether an attempt runs or has run and waits for its settlement."""
+        return self._begun
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the driver has taken the claim away."""
+        return self._withdrawn
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Raw bytes and headers of one message, with the claim on it."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The message was handled, or is safely stored elsewhere: remove it."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """The message is given up and stored nowhere else: remove it; a broker's own dead letter, if configured, gets it."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """Put the message back into delivery with these headers, after ``outgoing.delay_ms``: the only way back.
+
+    Same message id; atomic where the store can, otherwise sent with confirmation and then acknowledged.
+    """
+
+    claim: Claim
+    outgoing: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep the message, with these headers, without delivering it again; ``peek`` and ``take`` see it."""
+
+    claim: Claim
+    outgoing: Outgoing
+
+
+Settlement: TypeAlias = Ack | Discard | Requeue | Park
+
+
+class Driver(Protocol):
+    """Moves bytes and claims between this process and one broker or store."""
+
+    def send(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Send messages and return when the broker has them, one result per message in the same order.
+
+        Thread-safe. Never hangs: a message without an answer within the deadline of 5 s is a SendUnknown. A message
+        that is surely not stored is a SendRefused. Raises TransportError where nothing of the batch was tried.
+        """
+
+    def get(self, limit: int) -> Sequence[Delivery]:
+        """Return up to ``limit`` claimed messages at once, possibly none; never waits for messages.
+
+        Called by one thread. A message that was delivered before without being settled (``deliveries`` > 1) is
+        claimed alone, so that the innocent do not share the count of a message that kills its worker.
+        Raises TransportError where the server cannot be reached.
+        """
+
+    def settle(self, batch: Sequence[Settlement]) -> Sequence[Claim]:
+        """Carry out settlements and return the claims that were lost: nothing of theirs was touched.
+
+        Thread-safe, fenced by the claim's owner, idempotent. Raises TransportError where the outcome is unknown or
+        the server cannot be reached; the caller then settles the same batch again.
+        """
+
+    def close(self) -> None:
+        """Flush, give back what was fetched and not begun, and let go. Idempotent; from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many messages a transport holds. None: this transport cannot tell."""
+
+    ready: int
+    delayed: int | None = None
+    in_flight: int | None = None
+    parked: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """A message seen without claiming it. ``state`` is ready, delayed, in_flight or parked."""
+
+    transport_id: str | int
+    body: bytes
+    headers: Mapping[str, str]
+    state: str = "ready"
+
+
+@runtime_checkable
+class Wakes(Protocol):
+    """A driver that can tell when something may be there, instead of being asked."""
+
+    def on_arrival(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` from the driver's own thread whenever messages may have arrived."""
+
+
+@runtime_checkable
+class SetsUp(Protocol):
+    """A driver with something to create on its server."""
+
+    def set_up(self) -> None:
+        """Create what is missing. Harmless when called again."""
+
+    def check(self) -> Sequence[str]:
+        """Return what is missing, one sentence each; empty when everything is there. Changes nothing."""
+
+
+@runtime_checkable
+class CountsMessages(Protocol):
+    """A driver that knows how many messages it holds."""
+
+    def counts(self) -> Counts:
+        """Return the numbers at this moment."""
+
+
+@runtime_checkable
+class Lists(Protocol):
+    """A driver whose messages can be looked at, and taken one by one."""
+
+    def peek(self, limit: int, after: str | int | None = None) -> Sequence[Peeked]:
+        """Return up to ``limit`` messages in order of their transport id, from behind ``after``, claiming none."""
+
+    def take(self, transport_id: str | int) -> Delivery | None:
+        """Claim this message, parked ones too; None when it is gone or somebody else holds it."""
+
+
+@runtime_checkable
+class HasQueues(Protocol):
+    """A driver that reads several queues and can be asked for some of them."""
+
+    def get_from(self, queues: Sequence[str], limit: int) -> Sequence[Delivery]:
+        """As ``Driver.get``, from these queues only."""
+
