@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 from bus.envelope import Envelope
 
 if TYPE_CHECKING:
-    from bus.transports.base import Outgoing
+    from bus.errors import TransportError
+    from bus.transports.base import Outgoing, Sent
 
-current_unit: ContextVar[Unit | None] = ContextVar("bus_current_unit", default=None)
+current_unit: ContextVar[Unit | SendBatch | None] = ContextVar("bus_current_unit", default=None)
 
 
 # One lock for all units: it is held for a few instructions, and a lock per call would cost more than it saves.
@@ -30,6 +31,9 @@ class Sender(Protocol):
 
     def send_all(self, batch: Sequence[Outgoing]) -> None:
         """Send encoded messages, confirmed; raise when one of them did not get through."""
+
+    def send_each(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Send encoded messages, confirmed, and return what became of each."""
 
 
 class Unit:
@@ -73,3 +77,27 @@ class Unit:
         with _lock:
             held, self._held, self._open = self._held, None, False
             return held
+
+
+class SendBatch:
+    """Collects what the messages of one ``dispatch_many`` send. ``position`` is that of the message being dispatched.
+
+    Used by one thread. It stands where a unit stands, and is no handler's: ``envelope`` is None.
+    """
+
+    __slots__ = ("_sends", "position")
+
+    envelope = None
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._sends: dict[Sender, list[tuple[int, Outgoing]]] = {}
+
+    def hold(self, sender: Sender, outgoing: Outgoing) -> bool:
+        """Collect a message of the current position."""
+        self._sends.setdefault(sender, []).append((self.position, outgoing))
+        return True
+
+    def by_sender(self) -> dict[Sender, list[tuple[int, Outgoing]]]:
+        """Return what was collected, with the position of the message that it came from."""
+        return self._sends

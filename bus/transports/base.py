@@ -107,7 +107,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """The message is given up and stored nowhere else: remove it; a broker's own dead letter, if configured, gets it."""
+    """The message is given up and stored nowhere else: remove it; a broker's own dead letter, if any, gets it."""
 
     claim: Claim
 
@@ -227,4 +227,3 @@ class HasQueues(Protocol):
 
     def get_from(self, queues: Sequence[str], limit: int) -> Sequence[Delivery]:
         """As ``Driver.get``, from these queues only."""
-

@@ -1,0 +1,151 @@
+"""A message bus for Python with the ideas and the vocabulary of Symfony Messenger.
+
+import bus; bus.dispatch(OrderPlaced("o-1")) uses the default bus of the configuration that is found in the working
+directory; Messenger.from_yaml("config/messenger.yaml").bus is the explicit way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bus.envelope import Envelope
+from bus.errors import (
+    AccessDeniedError,
+    BusError,
+    ConfigurationError,
+    ConnectionLostError,
+    DecodingError,
+    DispatchManyError,
+    EncodingError,
+    HandlerFailedError,
+    MissingExtraError,
+    NoHandlerError,
+    RecoverableError,
+    SendFailedError,
+    SendRefused,
+    SendUnknown,
+    TransportError,
+    UnrecoverableError,
+)
+from bus.handlers import handler
+from bus.messages import UndecodableMessage, message
+from bus.retry import RetryPolicy
+from bus.stamps import (
+    BusNameStamp,
+    CausationStamp,
+    CorrelationStamp,
+    DelayStamp,
+    ErrorDetailsStamp,
+    HandledStamp,
+    HeldStamp,
+    MessageIdStamp,
+    NonSendableStamp,
+    PartitionKeyStamp,
+    PriorityStamp,
+    ReceivedStamp,
+    RedeliveryStamp,
+    SentStamp,
+    SentToFailureTransportStamp,
+    SqlReceivedStamp,
+    Stamp,
+    TransportMessageIdStamp,
+    TransportNamesStamp,
+    stamp,
+)
+
+if TYPE_CHECKING:
+    from bus.config.schema import BusConfig, MessengerConfig, MiddlewareConfig, TransportConfig
+    from bus.message_bus import MessageBus
+    from bus.messenger import Messenger, dispatch, dispatch_async, dispatch_many
+    from bus.middleware.base import HandlerCall, HandlerMiddleware, Middleware
+    from bus.worker import Worker, WorkerOptions
+
+# Names whose modules import much; they are looked up when they are first used (PEP 562).
+_LAZY = {
+    "BusConfig": "bus.config.schema",
+    "HandlerCall": "bus.middleware.base",
+    "HandlerMiddleware": "bus.middleware.base",
+    "MessageBus": "bus.message_bus",
+    "Messenger": "bus.messenger",
+    "MessengerConfig": "bus.config.schema",
+    "Middleware": "bus.middleware.base",
+    "MiddlewareConfig": "bus.config.schema",
+    "TransportConfig": "bus.config.schema",
+    "Worker": "bus.worker",
+    "WorkerOptions": "bus.worker",
+    "dispatch": "bus.messenger",
+    "dispatch_async": "bus.messenger",
+    "dispatch_many": "bus.messenger",
+}
+
+__all__ = [
+    "AccessDeniedError",
+    "BusConfig",
+    "BusError",
+    "BusNameStamp",
+    "CausationStamp",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "CorrelationStamp",
+    "DecodingError",
+    "DelayStamp",
+    "DispatchManyError",
+    "EncodingError",
+    "Envelope",
+    "ErrorDetailsStamp",
+    "HandledStamp",
+    "HandlerCall",
+    "HandlerFailedError",
+    "HandlerMiddleware",
+    "HeldStamp",
+    "MessageBus",
+    "MessageIdStamp",
+    "Messenger",
+    "MessengerConfig",
+    "Middleware",
+    "MiddlewareConfig",
+    "MissingExtraError",
+    "NoHandlerError",
+    "NonSendableStamp",
+    "PartitionKeyStamp",
+    "PriorityStamp",
+    "ReceivedStamp",
+    "RecoverableError",
+    "RedeliveryStamp",
+    "RetryPolicy",
+    "SendFailedError",
+    "SendRefused",
+    "SendUnknown",
+    "SentStamp",
+    "SentToFailureTransportStamp",
+    "SqlReceivedStamp",
+    "Stamp",
+    "TransportConfig",
+    "TransportError",
+    "TransportMessageIdStamp",
+    "TransportNamesStamp",
+    "UndecodableMessage",
+    "UnrecoverableError",
+    "Worker",
+    "WorkerOptions",
+    "dispatch",
+    "dispatch_async",
+    "dispatch_many",
+    "handler",
+    "message",
+    "stamp",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f'module "bus" has no attribute "{name}"')
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

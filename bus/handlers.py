@@ -1,0 +1,309 @@
+"""Handlers: how they are marked, described, looked up and called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, Union, overload
+
+from bus.envelope import Envelope
+from bus.errors import ConfigurationError, UnrecoverableError
+from bus.messages import main_module_name
+from bus.stamps import HandledBySyncTransportStamp, ReceivedStamp, Stamp
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MARK = "__bus_handlers__"
+
+
+class Container(Protocol):
+    """Anything that hands out objects by type: a dependency injection container."""
+
+    def get(self, wanted: type, /) -> Any:
+        """Return an object of this type."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerOptions:
+    """What ``@handler`` says of a handler. None or empty: no restriction, taken from the signature."""
+
+    bus: str | None = None
+    from_transport: str | None = None
+    handles: tuple[type, ...] = ()
+    method: str | None = None
+    priority: int = 0
+    alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandlerDescriptor:
+    """A handler, ready to be called. ``invoke`` returns the result, or a coroutine when ``is_async``."""
+
+    name: str
+    handles: tuple[type, ...]
+    invoke: Callable[[Envelope], Any]
+    is_async: bool
+    options: HandlerOptions
+
+    def takes(self, envelope: Envelope) -> bool:
+        """Tell whether the handler wants messages that came the way this one came."""
+        wanted = self.options.from_transport
+        if wanted is None:
+            return True
+        stamp = envelope.last(HandledBySyncTransportStamp) or envelope.last(ReceivedStamp)
+        return stamp is not None and stamp.transport_name == wanted
+
+
+@overload
+def handler(target: F, /) -> F: ...
+@overload
+def handler(
+    *,
+    bus: str | None = None,
+    from_transport: str | None = None,
+    handles: type | Sequence[type] = (),
+    method: str | None = None,
+    priority: int = 0,
+    alias: str | None = None,
+) -> Callable[[F], F]: ...
+def handler(
+    target: F | None = None,
+    /,
+    *,
+    bus: str | None = None,
+    from_transport: str | None = None,
+    handles: type | Sequence[type] = (),
+    method: str | None = None,
+    priority: int = 0,
+    alias: str | None = None,
+) -> F | Callable[[F], F]:
+    """Mark a function, method or class with ``__call__`` as a handler of the message that its first parameter names.
+
+    It only marks: a messenger knows the handler once its module stands under ``imports``. A mark may be repeated with
+    another ``alias``.
+
+    Args:
+        target: what is marked, when used without parentheses.
+        bus: handle messages of this bus only.
+        from_transport: handle messages that came from this transport only.
+        handles: the message types, instead of the annotation's.
+        method: the method of a marked class, instead of ``__call__``.
+        priority: handlers with a higher number run first.
+        alias: tells two handlers of one function apart: the name becomes ``module.qualname@alias``.
+    """
+    options = HandlerOptions(
+        bus,
+        from_transport,
+        (handles,) if isinstance(handles, type) else tuple(handles),
+        method,
+        priority,
+        alias,
+    )
+
+    def mark(marked: F) -> F:
+        setattr(marked, MARK, (*marks_of(marked), options))
+        return marked
+
+    return mark(target) if target is not None else mark
+
+
+def marks_of(target: object) -> tuple[HandlerOptions, ...]:
+    """Return what ``@handler`` says of exactly this function or class; a class does not inherit its parent's marks."""
+    found = vars(target).get(MARK, ()) if isinstance(target, type) else getattr(target, MARK, ())
+    return found if isinstance(found, tuple) else ()
+
+
+def describe(target: Any, container: Container | None = None) -> Iterator[HandlerDescriptor]:
+    """Describe every handler of a function, bound method, callable object or class.
+
+    A class is built when the first message reaches one of its handlers, by the container if there is one.
+
+    Raises:
+        ConfigurationError: no message type can be read from the signature, or a parameter that nothing can fill.
+    """
+    if not isinstance(target, type):
+        for options in marks_of(target) or (HandlerOptions(),):
+            yield _descriptor(target, lambda target=target: target, options, container, bound=True)
+        return
+    instance = functools.cache(lambda: container.get(target) if container is not None else target())
+    for options in marks_of(target):
+        yield _of_method(target, instance, options.method or "__call__", options, container)
+    for name, member in inspect.getmembers(target, inspect.isfunction):
+        for options in marks_of(member):
+            yield _of_method(target, instance, name, options, container)
+
+
+def _of_method(
+    cls: type, instance: Callable[[], Any], method: str, options: HandlerOptions, container: Container | None
+) -> HandlerDescriptor:
+    function = getattr(cls, method, None)
+    if not inspect.isfunction(function):
+        raise ConfigurationError(
+            f'The handler class "{cls.__module__}.{cls.__qualname__}" has no method "{method}"; '
+            "define it, or name another one with @handler(method=...)."
+        )
+    return _descriptor(function, lambda: getattr(instance(), method), options, container, bound=False)
+
+
+def _descriptor(
+    function: Any,
+    resolve: Callable[[], Any],
+    options: HandlerOptions,
+    container: Container | None,
+    *,
+    bound: bool,
+) -> HandlerDescriptor:
+    """``function`` is what the signature is read from; ``resolve`` returns what is called."""
+    code = _code_of(function)
+    module = code.__module__
+    if module == "__main__":
+        module = main_module_name() or module
+    name = f"{module}.{code.__qualname__}" + (f"@{options.alias}" if options.alias else "")
+    parameters = _parameters(name, function, code, bound=bound)
+    handled = options.handles or tuple(_message_types(name, *parameters[0]))
+    extra = [_argument(name, parameter, annotation, container) for parameter, annotation in parameters[1:]]
+    return HandlerDescriptor(name, handled, _invocation(resolve, [e for e in extra if e]), _is_async(code), options)
+
+
+def _code_of(function: Any) -> Any:
+    """Return the plain function behind a partial, bound method or callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function):
+        return inspect.unwrap(getattr(function, "__func__", function))
+    return type(function).__call__
+
+
+def _is_async(code: Any) -> bool:
+    return inspect.iscoroutinefunction(code)
+
+
+def _parameters(name: str, function: Any, code: Any, *, bound: bool) -> list[tuple[inspect.Parameter, Any]]:
+    try:
+        signature = inspect.signature(function)
+        hints = typing.get_type_hints(code)
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigurationError(f'The signature of handler "{name}" cannot be read: {error}') from error
+    parameters = [
+        (parameter, hints.get(parameter.name, parameter.annotation))
+        for parameter in signature.parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if not bound:
+        parameters = parameters[1:]
+    if not parameters:
+        raise ConfigurationError(f'The handler "{name}" takes no message; give it a first parameter.')
+    return parameters
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> Iterator[type]:
+    for each in _alternatives(annotation):
+        if typing.get_origin(each) is list:
+            raise ConfigurationError(
+                f'The handler "{name}" wants a list of messages; batch handlers are not part of this version.'
+            )
+        cls = typing.get_origin(each) or each
+        if not isinstance(cls, type) or cls in (object, inspect.Parameter.empty, type(None)):
+            raise ConfigurationError(
+                f'The first parameter "{parameter.name}" of handler "{name}" names no message class; '
+                "annotate it with one, or use @handler(handles=...)."
+            )
+        if getattr(cls, "_is_protocol", False) and not getattr(cls, "_is_runtime_protocol", False):
+            raise ConfigurationError(
+                f'The handler "{name}" takes the protocol "{cls.__qualname__}", which must be @runtime_checkable.'
+            )
+        yield cls
+
+
+def _argument(
+    name: str, parameter: inspect.Parameter, annotation: Any, container: Container | None
+) -> tuple[str, Callable[[Envelope], Any]] | None:
+    """Return the name of a further parameter and what fills it, or None where its default does."""
+    wanted = [each for each in _alternatives(annotation) if isinstance(each, type) and each is not type(None)]
+    has_default = parameter.default is not parameter.empty
+    if len(wanted) == 1:
+        cls = wanted[0]
+        if cls is Envelope:
+            return parameter.name, lambda envelope: envelope
+        if issubclass(cls, Stamp):
+            optional = has_default or type(None) in _alternatives(annotation)
+            return parameter.name, _stamp_argument(name, cls, optional=optional, default=parameter.default)
+        if container is not None and not has_default:
+            return parameter.name, lambda _: container.get(cls)
+    if has_default:
+        return None
+    raise ConfigurationError(
+        f'Nothing can fill the parameter "{parameter.name}" of handler "{name}"; it may be an Envelope, a stamp, '
+        "something with a default, or a type that the container has (there is "
+        f"{'a' if container is not None else 'no'} container)."
+    )
+
+
+def _stamp_argument(name: str, cls: type[Stamp], *, optional: bool, default: Any) -> Callable[[Envelope], Any]:
+    fallback = None if default is inspect.Parameter.empty else default
+
+    def fill(envelope: Envelope) -> Any:
+        stamp = envelope.last(cls)
+        if stamp is None and not optional:
+            raise UnrecoverableError(f'The message has no {cls.__name__}, which handler "{name}" asks for.')
+        return fallback if stamp is None else stamp
+
+    return fill
+
+
+def _invocation(
+    resolve: Callable[[], Any], extra: Sequence[tuple[str, Callable[[Envelope], Any]]]
+) -> Callable[[Envelope], Any]:
+    if not extra:
+        return lambda envelope: resolve()(envelope.message)
+    return lambda envelope: resolve()(envelope.message, **{name: fill(envelope) for name, fill in extra})
+
+
+class HandlersLocator:
+    """Finds the handlers of a message on one bus: those of its class, its parents, protocols and ABCs, by priority."""
+
+    def __init__(self, descriptors: Iterable[HandlerDescriptor], bus_name: str) -> None:
+        self.descriptors = tuple(
+            sorted(
+                (each for each in descriptors if each.options.bus in (None, bus_name)),
+                key=lambda each: -each.options.priority,
+            )
+        )
+        self._by_type: dict[type, tuple[HandlerDescriptor, ...]] = {}
+
+    def of_type(self, cls: type) -> tuple[HandlerDescriptor, ...]:
+        """Return the handlers of a message class, in the order in which they run."""
+        found = self._by_type.get(cls)
+        if found is None:
+            found = tuple(each for each in self.descriptors if issubclass(cls, each.handles))
+            self._by_type[cls] = found
+        return found
+
+    def has_async(self, cls: type) -> bool:
+        """Tell whether one of the handlers of this class is an ``async def``."""
+        return any(each.is_async for each in self.of_type(cls))
+
+
+def scan(module: types.ModuleType) -> Iterator[Any]:
+    """Return everything in a module that bears a handler mark, or a class with a method that does."""
+    for member in list(vars(module).values()):
+        if isinstance(member, type):
+            if member.__module__.partition(".")[0] in sys.stdlib_module_names:
+                continue
+            if marks_of(member) or any(
+                marks_of(method) for _, method in inspect.getmembers(member, inspect.isfunction)
+            ):
+                yield member
+        elif inspect.isroutine(member) and marks_of(member):
+            yield member

@@ -1,0 +1,110 @@
+"""The message bus: what programs dispatch on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bus import aio
+from bus.envelope import Envelope
+from bus.errors import DispatchManyError, SendFailedError, TransportError
+from bus.handlers import HandlersLocator
+from bus.middleware.base import Middleware, compose
+from bus.stamps import HeldStamp, SentStamp, Stamp, TransportMessageIdStamp
+from bus.transports.base import Sent
+from bus.unit import SendBatch, current_unit
+
+
+class MessageBus:
+    """Carries messages through its middleware. Thread-safe; the stack is folded once, here."""
+
+    def __init__(self, name: str, middleware: Sequence[Middleware], locator: HandlersLocator) -> None:
+        self.name = name
+        self.middleware = tuple(middleware)
+        self.locator = locator
+        self._chain = compose(self.middleware, lambda envelope: envelope)
+
+    def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
+        """Dispatch a message, or an envelope, and return its envelope.
+
+        Returns when the message was handled, or when a broker has taken responsibility for it; inside a handler when it
+        is held for that handler's success (HeldStamp). Dispatching the returned or a failed envelope again keeps its
+        message id. Blocks; on an event loop use ``dispatch_async``.
+
+        Raises:
+            HandlerFailedError, NoHandlerError: it was handled here, and that failed.
+            SendRefused: a transport surely did not store it.
+            SendUnknown: a transport perhaps stored it.
+            SendFailedError: some of several transports do not have it.
+        """
+        return self._chain(Envelope.wrap(message, *stamps))
+
+    async def dispatch_async(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
+        """Dispatch a message without blocking the running event loop. Otherwise as ``dispatch``.
+
+        ``async def`` handlers run on this loop, sync ones and sends in threads.
+        """
+        return await aio.run_in_greenlet(self.dispatch, message, stamps)
+
+    def dispatch_many(self, messages: Iterable[object], stamps: Iterable[Stamp] = ()) -> list[Envelope]:
+        """Dispatch messages and wait once for all that are sent; return their envelopes in the same order.
+
+        Raises:
+            DispatchManyError: some failed, with one entry per message that did; the others are dispatched.
+        """
+        stamps = tuple(stamps)
+        if current_unit.get() is not None:
+            return self._dispatch_each(messages, stamps, None)
+        batch = SendBatch()
+        token = current_unit.set(batch)
+        try:
+            return self._dispatch_each(messages, stamps, batch)
+        finally:
+            current_unit.reset(token)
+
+    def _dispatch_each(
+        self, messages: Iterable[object], stamps: tuple[Stamp, ...], batch: SendBatch | None
+    ) -> list[Envelope]:
+        envelopes: list[Envelope | None] = []
+        errors: dict[int, BaseException] = {}
+        for position, message in enumerate(messages):
+            if batch is not None:
+                batch.position = position
+            try:
+                envelopes.append(self._chain(Envelope.wrap(message, *stamps)))
+            except Exception as error:  # noqa: BLE001 - the other messages are still dispatched
+                errors[position] = error
+                envelopes.append(None)
+        if batch is not None:
+            _send(batch, envelopes, errors)
+        if errors:
+            raise DispatchManyError(dict(sorted(errors.items())), envelopes)
+        return [each for each in envelopes if each is not None]
+
+
+def _send(batch: SendBatch, envelopes: list[Envelope | None], errors: dict[int, BaseException]) -> None:
+    """Send what was collected, one batch per transport, and note the result on each envelope."""
+    sent: dict[int, list[Stamp]] = {}
+    failed: dict[int, dict[str, BaseException]] = {}
+    for sender, collected in batch.by_sender().items():
+        try:
+            results: Sequence[Sent | TransportError] = sender.send_each([outgoing for _, outgoing in collected])
+        except TransportError as error:
+            results = [error] * len(collected)
+        for (position, _), result in zip(collected, results, strict=True):
+            if isinstance(result, TransportError):
+                failed.setdefault(position, {})[sender.name] = result
+                continue
+            stamps = sent.setdefault(position, [])
+            stamps.append(SentStamp(sender.name))
+            if result.transport_id is not None:
+                stamps.append(TransportMessageIdStamp(result.transport_id))
+    for position, envelope in enumerate(envelopes):
+        stamps = sent.get(position, [])
+        if envelope is not None and position in failed:
+            causes = failed[position]
+            names = [stamp.transport_name for stamp in stamps if isinstance(stamp, SentStamp)]
+            one = len(causes) == 1 and not names
+            errors[position] = next(iter(causes.values())) if one else SendFailedError(names, causes)
+            envelopes[position] = None
+        elif envelope is not None and stamps:
+            envelopes[position] = envelope.without(HeldStamp).with_(*stamps)

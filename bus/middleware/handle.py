@@ -1,0 +1,91 @@
+"""Calls the handlers of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bus import aio
+from bus.envelope import Envelope
+from bus.errors import HandlerFailedError, NoHandlerError
+from bus.handlers import HandlerDescriptor, HandlersLocator
+from bus.middleware.base import CallNext, HandlerCall, HandlerMiddleware, compose_handler
+from bus.stamps import HandledStamp, ReceivedStamp
+from bus.unit import Unit, current_unit
+
+
+class HandleMiddleware:
+    """Runs every handler of a message, by priority, even when one of them fails.
+
+    Each success leaves a HandledStamp, so that a retry runs only those that have not succeeded. Failures are raised
+    together. Each call is a unit: what was sent inside leaves when the call succeeded.
+    """
+
+    def __init__(
+        self,
+        locator: HandlersLocator,
+        middleware: Sequence[HandlerMiddleware] = (),
+        *,
+        allow_no_handlers: bool = False,
+    ) -> None:
+        self._locator = locator
+        self._call = compose_handler(middleware, call_handler)
+        self._allow_no_handlers = allow_no_handlers
+
+    def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
+        """Handle the message.
+
+        Raises:
+            NoHandlerError: nobody handles it, and the bus does not allow that.
+            HandlerFailedError: one or more handlers failed.
+        """
+        handlers = self._locator.of_type(type(envelope.message))
+        handled = {stamp.handler_name for stamp in envelope.all(HandledStamp)}
+        taken = False
+        errors: dict[str, BaseException] = {}
+        given = envelope
+        for handler in handlers:
+            if not handler.takes(given):
+                continue
+            taken = True
+            if handler.name in handled:
+                continue
+            try:
+                result = self._run(given, handler)
+            except Exception as error:  # noqa: BLE001 - the other handlers still run; all errors are raised together
+                errors[handler.name] = error
+            except BaseException as error:
+                # In a worker, sys.exit() in a handler ends that attempt and not the worker.
+                if given.last(ReceivedStamp) is None:
+                    raise
+                errors[handler.name] = error
+            else:
+                envelope = envelope.with_(HandledStamp(result, handler.name))
+        if errors:
+            raise HandlerFailedError(envelope, errors)
+        if not taken and not self._allow_no_handlers:
+            raise NoHandlerError(
+                f'No handler takes the message "{type(given.message).__module__}.{type(given.message).__qualname__}"; '
+                "is its module listed under imports?"
+            )
+        return call_next(envelope)
+
+    def _run(self, envelope: Envelope, handler: HandlerDescriptor) -> Any:
+        unit = Unit(envelope)
+        token = current_unit.set(unit)
+        try:
+            result = self._call(HandlerCall(envelope, handler, unit))
+        except BaseException:
+            unit.fail()
+            raise
+        finally:
+            current_unit.reset(token)
+        unit.succeed()
+        return result
+
+
+def call_handler(call: HandlerCall) -> Any:
+    """Call the handler itself: the innermost part of the handler stack."""
+    if call.handler.is_async:
+        return aio.wait(call.handler.invoke(call.envelope))
+    return aio.blocking(call.handler.invoke, call.envelope)

@@ -1,0 +1,46 @@
+"""Decides that a received message is tried again. It does no I/O: settlement carries the decision out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from bus.envelope import Envelope
+from bus.errors import HandlerFailedError
+from bus.middleware.base import CallNext
+from bus.retry import delay_before_retry
+from bus.stamps import ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
+
+
+class RetryStrategy(Protocol):
+    """What decides on retries: a RetryPolicy, or an object of your own."""
+
+    def should_retry(self, attempt: int) -> bool:
+        """Tell whether a message that was retried ``attempt`` times is tried once more."""
+
+    def get_delay(self, attempt: int) -> int:
+        """Return the milliseconds to wait before that."""
+
+
+class RetryMiddleware:
+    """Turns the failure of a received message into a RetryDecisionStamp while its transport's policy allows."""
+
+    def __init__(self, strategies: Mapping[str, RetryStrategy], failure_transports: Collection[str]) -> None:
+        self._strategies = strategies
+        self._failure_transports = failure_transports
+
+    def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
+        """Pass the message on; decide when that fails. A message read from a failure transport is not tried again."""
+        try:
+            return call_next(envelope)
+        except BaseException as error:
+            received = envelope.last(ReceivedStamp)
+            if received is None or received.transport_name in self._failure_transports:
+                raise
+            redelivery = envelope.last(RedeliveryStamp)
+            attempt = redelivery.retry_count if redelivery is not None else 0
+            delay = delay_before_retry(self._strategies[received.transport_name], error, attempt)
+            if delay is None:
+                raise
+            attempted = error.envelope if isinstance(error, HandlerFailedError) else envelope
+            return attempted.with_(RetryDecisionStamp(delay, error))
