@@ -56,8 +56,9 @@ from bus.stamps import (
 
 if TYPE_CHECKING:
     from bus.config.schema import BusConfig, MessengerConfig, MiddlewareConfig, TransportConfig
+    from bus.default_messenger import dispatch, dispatch_async, dispatch_many
     from bus.message_bus import MessageBus
-    from bus.messenger import Messenger, dispatch, dispatch_async, dispatch_many
+    from bus.messenger import Messenger
     from bus.middleware.base import HandlerCall, HandlerMiddleware, Middleware
     from bus.worker import Worker, WorkerOptions
 
@@ -74,9 +75,9 @@ _LAZY = {
     "TransportConfig": "bus.config.schema",
     "Worker": "bus.worker",
     "WorkerOptions": "bus.worker",
-    "dispatch": "bus.messenger",
-    "dispatch_async": "bus.messenger",
-    "dispatch_many": "bus.messenger",
+    "dispatch": "bus.default_messenger",
+    "dispatch_async": "bus.default_messenger",
+    "dispatch_many": "bus.default_messenger",
 }
 
 __all__ = [

@@ -84,7 +84,7 @@ def wait(awaitable: Awaitable[T]) -> T:
 def blocking(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Make a call that may block.
 
-    In a greenlet a pool thread makes it, with a copy of the context, and the loop goes on; elsewhere it is just the call.
+    In a greenlet a pool thread makes it, with a copy of the context, and the loop goes on; elsewhere it is just a call.
     """
     current = getcurrent()
     if not isinstance(current, _SyncStack):

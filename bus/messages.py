@@ -146,7 +146,7 @@ class MessageTypes:
         for cls in types:
             self.add(cls)
         for alias, name in (aliases or {}).items():
-            self._claim(alias, self.by_name(name) or self._unknown(alias, name))
+            self.add_alias(alias, name)
 
     def add(self, cls: type) -> None:
         """Make a type known under its wire name, its aliases and its Python path.
@@ -167,6 +167,14 @@ class MessageTypes:
         for alias in options_of(cls).aliases:
             self._claim(alias, cls)
         self._by_name.setdefault(f"{cls.__module__}.{cls.__qualname__}", cls)
+
+    def add_alias(self, alias: str, name: str) -> None:
+        """Let the wire call a known type by a further name.
+
+        Raises:
+            ConfigurationError: ``name`` is no known type, or ``alias`` is another's name.
+        """
+        self._claim(alias, self.by_name(name) or self._unknown(alias, name))
 
     def by_name(self, name: str) -> type | None:
         """Return the type of this wire name, alias or Python path, or None."""

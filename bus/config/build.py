@@ -1,0 +1,234 @@
+"""Builds the parts of a messenger from its configuration: the only place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bus.clock import Clock, SystemClock
+from bus.config.discovery import Discovered, discover, import_module, import_object
+from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
+from bus.config.stack import Wiring, build_bus
+from bus.errors import ConfigurationError, describe, did_you_mean
+from bus.events import Events
+from bus.handlers import Container, HandlerDescriptor, HandlersLocator
+from bus.handlers import describe as describe_handlers
+from bus.message_bus import MessageBus
+from bus.messages import MessageTypes
+from bus.middleware.retry import RetryStrategy
+from bus.routing import Routing
+from bus.serializer import JsonSerializer, Serializer
+from bus.settlement import Settler
+from bus.transports.dsn import Dsn
+from bus.transports.registry import DriverContext, create_driver
+from bus.transports.sync import SyncTransport
+from bus.transports.transport import Transport
+
+DEFAULT_BUS = "messenger.bus.default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything a messenger consists of."""
+
+    types: MessageTypes
+    handlers: tuple[HandlerDescriptor, ...]
+    routing: Routing
+    buses: Mapping[str, MessageBus]
+    default_bus: str
+    transports: Mapping[str, Transport]
+    failure_transports: Mapping[str, str | None]
+    events: Events
+    settler: Settler
+
+
+class _Builder:
+    """Builds part after part and collects what is wrong with each, so that one run shows every problem."""
+
+    def __init__(self, config: MessengerConfig, container: Container | None, clock: Clock) -> None:
+        self._config = config
+        self._container = container
+        self._clock = clock
+        self._problems: list[str] = []
+
+    def build(self, imports: Iterable[str], targets: Iterable[Any]) -> Parts:
+        found = self._discover(imports)
+        handlers = self._handlers([*found.handlers, *targets])
+        types = self._types(found, handlers)
+        routing = self._routing(types)
+        self._stop_at_problems()
+        transports = self._transports(found, types)
+        failure_transports = self._failure_transports()
+        wiring = Wiring(
+            routing=routing,
+            transports=transports,
+            failure_transports=failure_transports,
+            strategies={name: self._strategy(name, each) for name, each in self._config.transports.items()},
+            aliases=self._config.aliases,
+            container=self._container,
+        )
+        configured = self._config.buses or {DEFAULT_BUS: BusConfig()}
+        buses = {name: self._bus(name, each, handlers, wiring) for name, each in configured.items()}
+        self._check_buses_of(handlers, configured)
+        self._stop_at_problems()
+        events = Events()
+        real = {name: each for name, each in transports.items() if isinstance(each, Transport)}
+        return Parts(
+            types=types,
+            handlers=tuple(handlers),
+            routing=routing,
+            buses={name: each for name, each in buses.items() if each is not None},
+            default_bus=self._config.default_bus or next(iter(configured)),
+            transports=real,
+            failure_transports=failure_transports,
+            events=events,
+            settler=Settler(real, failure_transports, events),
+        )
+
+    def _discover(self, imports: Iterable[str]) -> Discovered:
+        modules = [import_module("__main__")]
+        for position, name in enumerate(self._config.imports):
+            with self._collecting(f"imports.{position}"):
+                modules.append(import_module(name))
+        for name in imports:
+            with self._collecting("imports"):
+                modules.append(import_module(name))
+        return discover(modules)
+
+    def _handlers(self, targets: Iterable[Any]) -> list[HandlerDescriptor]:
+        handlers: dict[str, HandlerDescriptor] = {}
+        for target in targets:
+            with self._collecting("imports"):
+                for handler in describe_handlers(target, self._container):
+                    if handler.name in handlers:
+                        raise ConfigurationError(
+                            f'two handlers are called "{handler.name}"; give one of them @handler(alias="...")'
+                        )
+                    handlers[handler.name] = handler
+        return list(handlers.values())
+
+    def _types(self, found: Discovered, handlers: Iterable[HandlerDescriptor]) -> MessageTypes:
+        types = MessageTypes()
+        for cls in [*found.messages, *(cls for handler in handlers for cls in handler.handles)]:
+            with self._collecting("imports"):
+                types.add(cls)
+        for alias, target in self._config.aliases.items():
+            # An alias that leads to code ("module:factory") is a service id of a PHP configuration.
+            if ":" not in target:
+                with self._collecting(f"aliases.{alias}"):
+                    types.add_alias(alias, target)
+        return types
+
+    def _routing(self, types: MessageTypes) -> Routing:
+        def resolve(key: str) -> type | None:
+            known = types.by_name(key)
+            if known is not None or "\\" in key:
+                return known
+            with self._collecting(f"routing.{key}"):
+                cls = import_object(key)
+                if not isinstance(cls, type):
+                    raise ConfigurationError(f'"{key}" is no class')
+                types.add(cls)
+                return cls
+            return None
+
+        return Routing(self._config.routing, types, resolve)
+
+    def _transports(self, found: Discovered, types: MessageTypes) -> dict[str, Transport | SyncTransport]:
+        default = JsonSerializer(types, found.stamps)
+        context = DriverContext(connections=self._config.connections, clock=self._clock)
+        transports: dict[str, Transport | SyncTransport] = {}
+        for name, config in self._config.transports.items():
+            with self._collecting(f"transports.{name}"):
+                if Dsn.parse(config.dsn).scheme == "sync":
+                    transports[name] = SyncTransport(name)
+                    continue
+                serializer = self._serializer(config.serializer or self._config.serializer, types) or default
+                driver = create_driver(name, config.dsn, config.options, context)
+                transports[name] = Transport(
+                    name, driver, serializer, max_deliveries=config.max_deliveries, clock=self._clock
+                )
+        return transports
+
+    def _serializer(self, name: str | None, types: MessageTypes) -> Serializer | None:
+        if name in (None, "json"):
+            return None
+        serializer: Serializer = self._from_factory(str(name), types)
+        return serializer
+
+    def _strategy(self, name: str, config: TransportConfig) -> RetryStrategy:
+        if config.retry_service is None:
+            return config.retry
+        with self._collecting(f"transports.{name}.retry_strategy.service"):
+            strategy: RetryStrategy = self._from_factory(config.retry_service)
+            return strategy
+        return config.retry
+
+    def _from_factory(self, path: str, *arguments: object) -> Any:
+        path = self._config.aliases.get(path, path)
+        factory = import_object(path)
+        try:
+            return factory(*arguments)
+        except Exception as error:
+            raise ConfigurationError(f'"{path}" cannot be built: {describe(error)}') from error
+
+    def _failure_transports(self) -> dict[str, str | None]:
+        general = self._config.failure_transport
+        targets: dict[str, str | None] = {}
+        for name, config in self._config.transports.items():
+            target = config.failure_transport or general
+            targets[name] = target if target != name else None
+        return targets
+
+    def _bus(
+        self, name: str, config: BusConfig, handlers: Iterable[HandlerDescriptor], wiring: Wiring
+    ) -> MessageBus | None:
+        with self._collecting(f"buses.{name}.middleware"):
+            return build_bus(name, config, HandlersLocator(handlers, name), wiring)
+        return None
+
+    def _check_buses_of(self, handlers: Iterable[HandlerDescriptor], buses: Mapping[str, BusConfig]) -> None:
+        for handler in handlers:
+            options = handler.options
+            with self._collecting("imports"):
+                _must_exist("bus", options.bus, buses, handler.name)
+            with self._collecting("imports"):
+                _must_exist("transport", options.from_transport, self._config.transports, handler.name)
+
+    @contextmanager
+    def _collecting(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except ConfigurationError as error:
+            where = self._config.locations.get(path) or self._config.source
+            prefix = f"{where} {path}: " if where else f"{path}: "
+            self._problems.extend(prefix + problem for problem in error.problems)
+
+    def _stop_at_problems(self) -> None:
+        if self._problems:
+            raise ConfigurationError(*dict.fromkeys(self._problems))
+
+
+def _must_exist(kind: str, name: str | None, valid: Mapping[str, object], handler: str) -> None:
+    if name is not None and name not in valid:
+        raise ConfigurationError(
+            f'the handler "{handler}" names the {kind} "{name}", which does not exist{did_you_mean(name, valid)}'
+        )
+
+
+def build(
+    config: MessengerConfig,
+    *,
+    imports: Iterable[str] = (),
+    handlers: Iterable[Callable[..., Any]] = (),
+    container: Container | None = None,
+    clock: Clock | None = None,
+) -> Parts:
+    """Build the parts of a messenger. Nothing connects to a server yet.
+
+    Raises:
+        ConfigurationError: with every problem that was found, one line each.
+    """
+    return _Builder(config, container, clock or SystemClock()).build(imports, handlers)

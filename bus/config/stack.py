@@ -1,0 +1,146 @@
+"""The two stacks of a bus: what stands in them, in which order, and where the user's own middleware goes."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bus.config.discovery import import_object
+from bus.config.schema import BusConfig, MiddlewareConfig
+from bus.errors import ConfigurationError, describe, did_you_mean, quoted
+from bus.handlers import Container, HandlersLocator
+from bus.message_bus import MessageBus
+from bus.middleware.base import HandlerCall, Middleware
+from bus.middleware.bus_name import BusNameMiddleware
+from bus.middleware.default_stamps import DefaultStampsMiddleware
+from bus.middleware.failed_message_processing import FailedMessageProcessingMiddleware
+from bus.middleware.failure_transport import FailureTransportMiddleware
+from bus.middleware.handle import HandleMiddleware
+from bus.middleware.identity import IdentityMiddleware
+from bus.middleware.retry import RetryMiddleware, RetryStrategy
+from bus.middleware.send import SendMiddleware
+from bus.routing import Routing
+from bus.transports.sync import SyncTransport
+from bus.transports.transport import Transport
+
+# Names that a configuration may use once their parts are there.
+NOT_YET = ("deduplicate", "dispatch_after_current_bus", "idempotency", "rate_limiter", "transaction", "validation")
+
+# What stands in Symfony's stacks for a reason that does not exist here.
+WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What the middleware of every bus is given."""
+
+    routing: Routing
+    transports: Mapping[str, Transport | SyncTransport]
+    failure_transports: Mapping[str, str | None]
+    strategies: Mapping[str, RetryStrategy]
+    aliases: Mapping[str, str]
+    container: Container | None
+
+
+def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wiring) -> MessageBus:
+    """Build a bus: the default middleware around the user's, the send and the handlers innermost.
+
+    Raises:
+        ConfigurationError: a middleware does not exist, is not there yet, or cannot be built.
+    """
+    own = [_own(each, wiring) for each in config.middleware if each.name not in WITHOUT_MEANING]
+    around_handler = [each for each in own if _is_around_handler(each)]
+    built_in: dict[str, Callable[[], Middleware]] = {
+        "default_stamps": DefaultStampsMiddleware,
+        "bus_name": lambda: BusNameMiddleware(name),
+        "failed_message_processing": FailedMessageProcessingMiddleware,
+        "send": lambda: SendMiddleware(wiring.routing, wiring.transports),
+        "handle": lambda: HandleMiddleware(locator, around_handler, allow_no_handlers=config.allow_no_handlers),
+    }
+    around_message = [built_in[each]() if isinstance(each, str) else each for each in own if each not in around_handler]
+    if config.default_middleware:
+        before, after = ("default_stamps", "bus_name"), ("failed_message_processing",)
+        last = ("send", "handle")
+    else:
+        before = after = last = ()
+        if "handle" not in own:
+            raise ConfigurationError('without its default middleware a bus needs "handle_message" in its list')
+    given_up_at = {each for each in wiring.failure_transports.values() if each is not None}
+    # Identity, failure transport and retry stay even where the default middleware is switched off: in Symfony, too,
+    # retries and the failure transport belong to the worker and not to the list.
+    stack: list[Middleware] = [
+        IdentityMiddleware(),
+        *(built_in[each]() for each in before),
+        FailureTransportMiddleware(wiring.failure_transports),
+        RetryMiddleware(wiring.strategies, given_up_at),
+        *(built_in[each]() for each in after),
+        *around_message,
+        *(built_in[each]() for each in last),
+    ]
+    return MessageBus(name, stack, locator)
+
+
+_BUILT_IN = {
+    "add_bus_name_stamp_middleware": "bus_name",
+    "add_default_stamps_middleware": "default_stamps",
+    "bus_name": "bus_name",
+    "default_stamps": "default_stamps",
+    "failed_message_processing": "failed_message_processing",
+    "failed_message_processing_middleware": "failed_message_processing",
+    "handle": "handle",
+    "handle_message": "handle",
+    "send": "send",
+    "send_message": "send",
+}
+
+
+def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
+    """Return the name of a middleware of ours, or the user's middleware object."""
+    if config.name in _BUILT_IN:
+        return _BUILT_IN[config.name]
+    path = wiring.aliases.get(config.name, config.name)
+    if path in NOT_YET:
+        raise ConfigurationError(f'the middleware "{path}" is not part of this version')
+    if "." not in path and ":" not in path:
+        valid = (*_BUILT_IN, *NOT_YET)
+        raise ConfigurationError(
+            f'there is no middleware "{path}"{did_you_mean(path, valid)} (ours are {quoted(sorted(_BUILT_IN))}; '
+            'one of yours is written "module:name")'
+        )
+    factory = import_object(path)
+    if not callable(factory):
+        raise ConfigurationError(f'the middleware "{path}" is no class or function')
+    if not isinstance(factory, type) and not config.arguments and not config.positional and _is_middleware(factory):
+        return factory
+    try:
+        if (
+            wiring.container is not None
+            and isinstance(factory, type)
+            and not config.arguments
+            and not config.positional
+        ):
+            return wiring.container.get(factory)
+        return factory(*config.positional, **config.arguments)
+    except Exception as error:
+        raise ConfigurationError(f'the middleware "{path}" cannot be built: {describe(error)}') from error
+
+
+def _is_middleware(function: Any) -> bool:
+    """Tell a middleware function ``(envelope, call_next)`` from a factory of one."""
+    return "call_next" in inspect.signature(function).parameters
+
+
+def _is_around_handler(middleware: Any) -> bool:
+    """Tell a middleware around one handler's call: its first parameter is a HandlerCall, or is called ``call``."""
+    if isinstance(middleware, str):
+        return False
+    code = middleware if inspect.isroutine(middleware) else type(middleware).__call__
+    parameters = [each for each in inspect.signature(code).parameters if each != "self"]
+    try:
+        annotation = typing.get_type_hints(code).get(parameters[0]) if parameters else None
+    except NameError:
+        annotation = None
+    return annotation is HandlerCall or (annotation is None and parameters[:1] == ["call"])

@@ -1,0 +1,243 @@
+"""The messenger: what programs and the command line hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from bus.clock import Clock
+from bus.config.build import build
+from bus.config.discovery import make_working_directory_importable
+from bus.config.loader import load
+from bus.config.schema import MessengerConfig
+from bus.envelope import Envelope
+from bus.errors import BusError, ConfigurationError, UnrecoverableError, did_you_mean, quoted
+from bus.handlers import Container
+from bus.limits import Limits
+from bus.message_bus import MessageBus
+from bus.signals import stop_on_signals
+from bus.stamps import BusNameStamp, FailureDecisionStamp, HandledStamp, ParkDecisionStamp, ReceivedStamp, Stamp
+from bus.transports.base import Counts
+from bus.transports.transport import Transport
+from bus.worker import Worker, WorkerOptions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TransportStats:
+    """How many messages a transport holds; None where it cannot tell."""
+
+    name: str
+    counts: Counts | None
+
+
+class Messenger:
+    """Buses, transports and workers of one configuration. Thread-safe; nothing connects before it is used.
+
+    Attributes:
+        bus: the default bus.
+        buses: every bus by name.
+        transports: every transport by name, those of ``sync://`` excepted.
+        types: the message types that may come from the wire.
+        handlers: every handler.
+        routing: which transports a message goes to.
+        failure_transports: transport -> the one that keeps what it gives up, or None.
+        events: tells what happens in this messenger's workers.
+    """
+
+    def __init__(
+        self,
+        config: MessengerConfig | None = None,
+        *,
+        imports: Iterable[str] = (),
+        handlers: Iterable[Callable[..., Any]] = (),
+        container: Container | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Build everything that the configuration names.
+
+        Args:
+            config: the whole configuration; None: one bus, nothing routed.
+            imports: further modules with messages and handlers.
+            handlers: further handlers: functions, bound methods, callable objects or classes, marked or not.
+            container: builds handler classes and fills their parameters by type.
+            clock: for tests.
+
+        Raises:
+            ConfigurationError: with every problem that was found.
+        """
+        self.config = config or MessengerConfig()
+        parts = build(self.config, imports=imports, handlers=handlers, container=container, clock=clock)
+        self.types = parts.types
+        self.handlers = parts.handlers
+        self.routing = parts.routing
+        self.buses: Mapping[str, MessageBus] = parts.buses
+        self.bus = parts.buses[parts.default_bus]
+        self.transports: Mapping[str, Transport] = parts.transports
+        self.failure_transports = parts.failure_transports
+        self.events = parts.events
+        self.settler = parts.settler
+
+    @classmethod
+    def from_yaml(
+        cls,
+        path: str | Path | None = None,
+        *,
+        imports: Iterable[str] = (),
+        container: Container | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Build a messenger from a YAML file.
+
+        Without a path, ``$BUS_CONFIG``, ``messenger.yaml``, ``config/messenger.yaml`` and
+        ``config/packages/messenger.yaml`` are looked for; where there is none, one bus handles everything here.
+
+        Raises:
+            ConfigurationError: with every problem that was found, one line each.
+        """
+        make_working_directory_importable()
+        return cls(load(path, environment=environment), imports=imports, container=container)
+
+    def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
+        """Dispatch a message on the default bus; see MessageBus.dispatch."""
+        return self.bus.dispatch(message, stamps)
+
+    def handle(self, message: object, stamps: Iterable[Stamp] = ()) -> Any:
+        """Dispatch a message that exactly one handler handles here, and return its result (a query).
+
+        Raises:
+            BusError: no handler or several handlers handled it, or it was sent away.
+        """
+        envelope = self.bus.dispatch(message, stamps)
+        handled = envelope.all(HandledStamp)
+        if len(handled) != 1:
+            names = quoted(stamp.handler_name for stamp in handled)
+            raise BusError(
+                f'"{type(Envelope.wrap(message).message).__qualname__}" was handled {len(handled)} times (by {names}); '
+                "handle() needs exactly one handler that runs here."
+            )
+        return handled[0].result
+
+    def worker(
+        self, receivers: Sequence[str] = (), options: WorkerOptions | None = None, *, bus: str | None = None
+    ) -> Worker:
+        """Make a worker for these transports, the first one first; without names, for the only one there is.
+
+        Args:
+            receivers: names of transports.
+            options: how it works.
+            bus: the bus for every message, instead of the one that the message names.
+
+        Raises:
+            ConfigurationError: a name does not exist, or none is given and there are several.
+        """
+        if not receivers:
+            if len(self.transports) != 1:
+                raise ConfigurationError(f"name the transports to consume; valid ones are {quoted(self.transports)}")
+            receivers = tuple(self.transports)
+        forced = self._named(self.buses, "bus", bus) if bus is not None else None
+        return Worker(
+            [self._named(self.transports, "transport", name) for name in receivers],
+            lambda envelope: self._dispatch_received(envelope, forced),
+            self.settler,
+            self.events,
+            options or WorkerOptions(),
+            is_async=lambda envelope: self._bus_of(envelope, forced).locator.has_async(type(envelope.message)),
+        )
+
+    def consume(
+        self,
+        receivers: Sequence[str] = (),
+        options: WorkerOptions | None = None,
+        *,
+        bus: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """Consume until a limit is reached, or SIGTERM or SIGINT asks to stop. Blocks; call it from the main thread.
+
+        Raises:
+            ConfigurationError: a name does not exist.
+            AccessDeniedError: a server refuses the credentials at the start.
+        """
+        options = options or WorkerOptions()
+        worker = self.worker(receivers, options, bus=bus)
+        if limits is not None:
+            limits.watch(worker, self.events)
+        with stop_on_signals(worker, options.shutdown_timeout):
+            worker.run()
+
+    def stats(self, names: Sequence[str] = ()) -> list[TransportStats]:
+        """Count the messages of these transports, or of all of them."""
+        return [TransportStats(each.name, each.counts()) for each in self._chosen(names)]
+
+    def set_up(self, names: Sequence[str] = ()) -> dict[str, bool]:
+        """Create what these transports need on their servers, or all of them; False: nothing to set up there."""
+        return {each.name: each.set_up() for each in self._chosen(names)}
+
+    def check(self, names: Sequence[str] = ()) -> dict[str, Sequence[str] | None]:
+        """Return what is missing on the servers, one sentence each; None: nothing to set up there. Changes nothing."""
+        return {each.name: each.check() for each in self._chosen(names)}
+
+    def transport(self, name: str) -> Transport:
+        """Return a transport by name.
+
+        Raises:
+            ConfigurationError: it does not exist.
+        """
+        return self._named(self.transports, "transport", name)
+
+    def close(self) -> None:
+        """Close every transport. Idempotent."""
+        for transport in self.transports.values():
+            transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _chosen(self, names: Sequence[str]) -> list[Transport]:
+        return [self.transport(name) for name in names or self.transports]
+
+    @staticmethod
+    def _named(valid: Mapping[str, T], kind: str, name: str) -> T:
+        try:
+            return valid[name]
+        except KeyError:
+            raise ConfigurationError(
+                f'there is no {kind} "{name}"; valid ones are {quoted(valid)}{did_you_mean(name, valid)}'
+            ) from None
+
+    def _bus_of(self, envelope: Envelope, forced: MessageBus | None) -> MessageBus:
+        if forced is not None:
+            return forced
+        stamp = envelope.last(BusNameStamp)
+        return self.buses.get(stamp.bus_name, self.bus) if stamp is not None else self.bus
+
+    def _dispatch_received(self, envelope: Envelope, forced: MessageBus | None) -> Envelope:
+        stamp = envelope.last(BusNameStamp)
+        if forced is None and stamp is not None and stamp.bus_name not in self.buses:
+            return self._give_up_without_bus(envelope, stamp.bus_name)
+        return self._bus_of(envelope, forced).dispatch(envelope)
+
+    def _give_up_without_bus(self, envelope: Envelope, bus_name: str) -> Envelope:
+        """No bus, so no stack that could decide: the message goes where failed ones go, or the worker logs it."""
+        error = UnrecoverableError(
+            f'The message names the bus "{bus_name}", which does not exist here; '
+            f"valid buses are {quoted(self.buses)} (bus consume --bus chooses one)"
+        )
+        received = envelope.last(ReceivedStamp)
+        name = received.transport_name if received is not None else ""
+        if name in self.failure_transports.values():
+            return envelope.with_(ParkDecisionStamp(error))
+        target = self.failure_transports.get(name)
+        if target is None:
+            raise error
+        return envelope.with_(FailureDecisionStamp(target, error))
