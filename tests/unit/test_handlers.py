@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import abc
+import functools
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Optional, Protocol, Union, runtime_checkable
+
+import pytest
+
+from bus.envelope import Envelope
+from bus.errors import ConfigurationError, UnrecoverableError
+from bus.handlers import HandlersLocator, describe, handler, scan
+from bus.stamps import DelayStamp, HandledBySyncTransportStamp, MessageIdStamp, ReceivedStamp
+
+
+@dataclass(frozen=True)
+class Placed:
+    id: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    id: str
+
+
+class Event(abc.ABC):
+    pass
+
+
+@dataclass(frozen=True)
+class Shipped(Event):
+    id: str
+
+
+@runtime_checkable
+class HasId(Protocol):
+    def weight(self) -> int: ...
+
+
+class Parcel:
+    def weight(self) -> int:
+        return 7
+
+
+class NotCheckable(Protocol):
+    def weight(self) -> int: ...
+
+
+def only(target: Any, **options: Any):
+    (described,) = describe(target, **options)
+    return described
+
+
+def test_a_function_names_its_message_by_the_first_parameter():
+    @handler
+    def on_placed(event: Placed) -> str:
+        return event.id
+
+    described = only(on_placed)
+
+    assert described.handles == (Placed,)
+    assert described.invoke(Envelope(Placed("o-1"))) == "o-1"
+    assert described.name.endswith("on_placed")
+    assert not described.is_async
+
+
+@pytest.mark.parametrize("annotation", [Placed | Cancelled, Union[Placed, Cancelled], "Placed | Cancelled"])  # noqa: UP007
+def test_a_union_names_several_messages(annotation):
+    def on_either(event): ...
+
+    on_either.__annotations__["event"] = annotation
+
+    assert only(on_either).handles == (Placed, Cancelled)
+
+
+def test_a_bound_method_is_a_handler():
+    class Mailer:
+        def send(self, event: Placed) -> str:
+            return f"{self.greeting} {event.id}"
+
+    mailer = Mailer()
+    mailer.greeting = "hello"
+
+    assert only(mailer.send).invoke(Envelope(Placed("o-1"))) == "hello o-1"
+
+
+def test_a_class_with_call_is_built_once_and_only_when_it_is_needed():
+    built = []
+
+    @handler
+    class Projector:
+        def __init__(self) -> None:
+            built.append(self)
+
+        def __call__(self, event: Placed) -> object:
+            return self
+
+    described = only(Projector)
+    assert built == []
+
+    results = [described.invoke(Envelope(Placed("o-1"))) for _ in range(3)]
+
+    assert results == built * 3
+
+
+def test_marked_methods_of_one_class_are_handlers_of_their_own():
+    class Handlers:
+        @handler
+        def placed(self, event: Placed) -> str:
+            return "placed"
+
+        @handler(priority=5)
+        def cancelled(self, event: Cancelled) -> str:
+            return "cancelled"
+
+        def helper(self, event: Placed) -> None: ...
+
+    described = {each.name.rpartition(".")[2]: each for each in describe(Handlers)}
+
+    assert set(described) == {"placed", "cancelled"}
+    assert described["cancelled"].invoke(Envelope(Cancelled("x"))) == "cancelled"
+
+
+def test_a_marked_class_may_name_its_method():
+    @handler(method="run")
+    class Job:
+        def run(self, event: Placed) -> str:
+            return "ran"
+
+    assert only(Job).invoke(Envelope(Placed("x"))) == "ran"
+
+
+def test_a_method_that_does_not_exist_is_named():
+    @handler(method="rum")
+    class Job:
+        def run(self, event: Placed) -> None: ...
+
+    with pytest.raises(ConfigurationError, match='has no method "rum"'):
+        only(Job)
+
+
+def test_a_partial_and_a_callable_object_are_handlers():
+    def on_placed(prefix: str, event: Placed) -> str:
+        return prefix + event.id
+
+    class Callable_:
+        async def __call__(self, event: Placed) -> None: ...
+
+    partial = only(functools.partial(on_placed, "id "), **{})
+
+    assert partial.invoke(Envelope(Placed("1"))) == "id 1"
+    assert only(Callable_()).is_async
+
+
+def test_async_functions_and_methods_are_recognised():
+    @handler
+    async def on_placed(event: Placed) -> None: ...
+
+    class Handlers:
+        @handler
+        async def on_placed(self, event: Placed) -> None: ...
+
+    assert only(on_placed).is_async
+    assert only(Handlers).is_async
+
+
+def test_an_alias_tells_two_marks_of_one_function_apart():
+    @handler(alias="b", from_transport="audit")
+    @handler(alias="a")
+    def on_placed(event: Placed) -> None: ...
+
+    assert [each.name.rpartition("@")[2] for each in describe(on_placed)] == ["a", "b"]
+
+
+def test_further_parameters_are_filled_with_envelope_and_stamps():
+    def on_placed(event: Placed, envelope: Envelope, id_: MessageIdStamp, delay: DelayStamp | None, tries: int = 3):
+        return envelope.message, id_.id, delay, tries
+
+    invoke = only(on_placed).invoke
+
+    assert invoke(Envelope(Placed("x"), (MessageIdStamp("m-1"),))) == (Placed("x"), "m-1", None, 3)
+
+
+def test_an_optional_of_the_typing_module_counts_as_optional():
+    def on_placed(event: Placed, delay: Optional[DelayStamp]):  # noqa: UP045
+        return delay
+
+    assert only(on_placed).invoke(Envelope(Placed("x"), (DelayStamp(5),))) == DelayStamp(5)
+
+
+def test_a_missing_stamp_is_an_error_that_no_retry_can_mend():
+    def on_placed(event: Placed, id_: MessageIdStamp) -> None: ...
+
+    with pytest.raises(UnrecoverableError, match="has no MessageIdStamp, which handler"):
+        only(on_placed).invoke(Envelope(Placed("x")))
+
+
+class Mailer:
+    pass
+
+
+class OneMailer:
+    def __init__(self) -> None:
+        self.mailer = Mailer()
+
+    def get(self, wanted: type) -> Any:
+        return self.mailer if wanted is Mailer else wanted(self.mailer)
+
+
+def test_a_container_fills_other_parameters_and_builds_classes():
+    @handler
+    class Welcome:
+        def __init__(self, mailer: Mailer) -> None:
+            self.mailer = mailer
+
+        def __call__(self, event: Placed, other: Mailer) -> tuple[Mailer, Mailer]:
+            return self.mailer, other
+
+    container = OneMailer()
+
+    assert only(Welcome, container=container).invoke(Envelope(Placed("x"))) == (container.mailer, container.mailer)
+
+
+def test_without_a_container_a_parameter_that_nothing_fills_is_an_error():
+    def on_placed(event: Placed, mailer: Mailer) -> None: ...
+
+    with pytest.raises(ConfigurationError, match='Nothing can fill the parameter "mailer".*there is no container'):
+        only(on_placed)
+
+
+def test_a_first_parameter_without_a_class_is_an_error():
+    def on_anything(event) -> None: ...
+
+    def on_object(event: object) -> None: ...
+
+    def on_nothing() -> None: ...
+
+    for target, text in [(on_anything, "names no message class"), (on_object, "names no"), (on_nothing, "takes no")]:
+        with pytest.raises(ConfigurationError, match=text):
+            only(target)
+
+
+def test_handles_replaces_the_annotation():
+    @handler(handles=[Placed, Cancelled])
+    def on_anything(event) -> None: ...
+
+    assert only(on_anything).handles == (Placed, Cancelled)
+
+
+def test_a_list_of_messages_is_said_to_be_not_there_yet():
+    def on_many(events: list[Placed]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="batch handlers are not part of this version"):
+        only(on_many)
+
+
+def test_a_protocol_must_be_checkable_at_run_time():
+    def on_it(event: NotCheckable) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="must be @runtime_checkable"):
+        only(on_it)
+
+
+def test_an_annotation_that_cannot_be_resolved_names_the_handler():
+    def on_it(event: Missing) -> None: ...  # noqa: F821
+
+    with pytest.raises(ConfigurationError, match='The signature of handler ".*on_it" cannot be read'):
+        only(on_it)
+
+
+def locate(*targets: Any, bus: str = "main") -> HandlersLocator:
+    return HandlersLocator([each for target in targets for each in describe(target)], bus)
+
+
+def names(locator: HandlersLocator, cls: type) -> list[str]:
+    return [each.name.rpartition(".")[2] for each in locator.of_type(cls)]
+
+
+def test_handlers_of_parents_abcs_and_protocols_are_found_by_priority():
+    @handler
+    def on_shipped(event: Shipped) -> None: ...
+
+    @handler(priority=10)
+    def on_event(event: Event) -> None: ...
+
+    @handler(priority=-1)
+    def on_weight(event: HasId) -> None: ...
+
+    locator = locate(on_shipped, on_event, on_weight)
+
+    assert names(locator, Shipped) == ["on_event", "on_shipped"]
+    assert names(locator, Parcel) == ["on_weight"]
+    assert names(locator, Placed) == []
+
+
+def test_a_handler_of_another_bus_is_not_found():
+    @handler(bus="other")
+    def on_placed(event: Placed) -> None: ...
+
+    assert names(locate(on_placed), Placed) == []
+    assert names(locate(on_placed, bus="other"), Placed) == ["on_placed"]
+
+
+def test_from_transport_asks_where_the_message_came_from():
+    @handler(from_transport="audit")
+    def on_placed(event: Placed) -> None: ...
+
+    takes = only(on_placed).takes
+
+    assert takes(Envelope(Placed("x"), (ReceivedStamp("audit"),)))
+    assert takes(Envelope(Placed("x"), (HandledBySyncTransportStamp("audit"),)))
+    assert not takes(Envelope(Placed("x"), (ReceivedStamp("async"),)))
+    assert not takes(Envelope(Placed("x")))
+
+
+def test_scanning_finds_marked_functions_and_classes_and_nothing_else():
+    module = ModuleType("shop")
+
+    @handler
+    def on_placed(event: Placed) -> None: ...
+
+    @handler
+    class OnCancelled:
+        def __call__(self, event: Cancelled) -> None: ...
+
+    class Child(OnCancelled):
+        pass
+
+    module.__dict__.update(a=on_placed, b=OnCancelled, c=Child, d=3, e=functools.partial(print))
+
+    assert list(scan(module)) == [on_placed, OnCancelled]
