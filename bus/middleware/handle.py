@@ -28,6 +28,7 @@ class HandleMiddleware:
         *,
         allow_no_handlers: bool = False,
     ) -> None:
+        self.middleware = tuple(middleware)
         self._locator = locator
         self._call = compose_handler(middleware, call_handler)
         self._allow_no_handlers = allow_no_handlers
