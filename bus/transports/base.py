@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -36,6 +38,10 @@ class Sent:
     transport_id: str | int | None = None
 
 
+# One lock for all claims: it is held for two assignments, and a lock per claim would cost more than it saves.
+_beginning = threading.Lock()
+
+
 class Claim:
     """The right to handle one delivered message until it is settled.
 
@@ -50,7 +56,7 @@ class Claim:
         native: the driver's ``*ReceivedStamp``, or None.
     """
 
-    __slots__ = ("_begun", "_withdrawn", "deliveries", "native", "origin", "transport_id")
+    __slots__ = ("_begun", "_pid", "_settled", "_withdrawn", "deliveries", "native", "origin", "transport_id")
 
     def __init__(
         self, transport_id: str | int, deliveries: int, origin: str, native: NonSendableStamp | None = None
@@ -61,14 +67,17 @@ class Claim:
         self.native = native
         self._begun = False
         self._withdrawn = False
+        self._settled = False
+        self._pid = os.getpid()
 
     def begin(self) -> bool:
         """Begin an attempt. False means that the driver has withdrawn the claim and the message is to be skipped.
 
         Once begun, the driver waits for the settlement.
         """
-        self._begun = not self._withdrawn
-        return self._begun
+        with _beginning:
+            self._begun = not self._withdrawn
+            return self._begun
 
     def rest(self) -> None:
         """Say that an attempt ended and the message waits in place: unbegun again, so that stop can give it back."""
@@ -77,6 +86,23 @@ class Claim:
     def withdraw(self) -> None:
         """Say that the claim is lost: the message is somebody else's now. Called by the driver; final."""
         self._withdrawn = True
+
+    def withdraw_unless_begun(self) -> bool:
+        """Withdraw the claim, in one step with the check that no attempt has begun. Called by the driver."""
+        with _beginning:
+            if not self._begun:
+                self._withdrawn = True
+            return not self._begun
+
+    def settle(self) -> bool:
+        """Decide on a settlement. False: one is decided already, or the claim is that of the process we forked from.
+
+        Called by one thread at a time.
+        """
+        if self._settled or self._pid != os.getpid():
+            return False
+        self._settled = True
+        return True
 
     @property
     def begun(self) -> bool:

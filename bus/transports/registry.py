@@ -1,0 +1,118 @@
+"""Which scheme is which driver. Drivers are imported when a transport needs them, and not before."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, Protocol, cast
+
+from bus.clock import Clock, SystemClock
+from bus.errors import ConfigurationError, MissingExtraError, did_you_mean, quoted
+from bus.transports.base import Driver
+from bus.transports.dsn import Dsn
+
+ENTRY_POINT_GROUP: Final = "bus.transports"
+
+_FACTORIES: Final[Mapping[str, str]] = {
+    "doctrine": "bus.transports.sql:create",
+    "in-memory": "bus.transports.memory:create",
+    "sql": "bus.transports.sql:create",
+    "sqlite": "bus.transports.sql:create",
+}
+
+# Schemes that Symfony or the documentation name, so that the error is not "unknown".
+_NOT_IN_THIS_VERSION: Final = frozenset(
+    {
+        "amqp",
+        "amqps",
+        "dramatiq",
+        "dramatiq+amqp",
+        "dramatiq+amqps",
+        "dramatiq+redis",
+        "dramatiq+rediss",
+        "kafka",
+        "mariadb",
+        "mysql",
+        "postgres",
+        "postgresql",
+        "redis",
+        "rediss",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverContext:
+    """What a driver may need besides its own DSN and options.
+
+    ``connections`` maps a name to a database URL. ``clock`` tells due times where no server does.
+    """
+
+    connections: Mapping[str, str] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+
+class DriverFactory(Protocol):
+    """What stands behind a scheme: a function that checks the options and builds the driver, without connecting."""
+
+    def __call__(self, name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> Driver:
+        """Build the driver. Raises ConfigurationError where an option is wrong."""
+
+
+def create_driver(name: str, dsn: str, options: Mapping[str, object], context: DriverContext) -> Driver:
+    """Build the driver of the transport ``name``. Connects to nothing.
+
+    Raises:
+        ConfigurationError: the DSN cannot be read, its scheme has no driver, or an option is wrong.
+        MissingExtraError: the driver needs a library that is not installed.
+    """
+    try:
+        parsed = Dsn.parse(dsn)
+    except ConfigurationError as error:
+        raise ConfigurationError(f'Transport "{name}": {error}') from None
+    return _factory(name, parsed.scheme)(name, parsed, options, context)
+
+
+def schemes() -> tuple[str, ...]:
+    """Return every scheme that has a driver here, those of installed packages included, sorted."""
+    return tuple(sorted({*_FACTORIES, *(each.name for each in _entry_points())}))
+
+
+def _factory(transport_name: str, scheme: str) -> DriverFactory:
+    target = _FACTORIES.get(scheme)
+    if target is not None:
+        module, _, attribute = target.partition(":")
+        return cast("DriverFactory", getattr(importlib.import_module(module), attribute))
+    for entry_point in _entry_points():
+        if entry_point.name == scheme:
+            return _load(transport_name, entry_point)
+    valid = ("sync", *schemes())
+    if scheme in _NOT_IN_THIS_VERSION:
+        raise ConfigurationError(
+            f'Transport "{transport_name}": "{scheme}://" is not part of this version; it has: {quoted(valid)}'
+        )
+    raise ConfigurationError(
+        f'Transport "{transport_name}": no driver for "{scheme}://"{did_you_mean(scheme, valid)}; '
+        f"there are: {quoted(valid)}"
+    )
+
+
+def _load(transport_name: str, entry_point: EntryPoint) -> DriverFactory:
+    try:
+        return cast("DriverFactory", entry_point.load())
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not missing or missing == entry_point.module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f'Transport "{transport_name}": "{entry_point.name}://" needs the package "{missing}", which is not '
+            f"installed; install it with: pip install {missing}, or: uv add {missing}"
+        ) from None
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
