@@ -243,6 +243,18 @@ class ClaimStamp(NonSendableStamp):
 
 
 @dataclass(frozen=True, slots=True)
+class PeekedStamp(NonSendableStamp):
+    """How a message that was looked at without a claim stands in its transport, with the bytes as they came.
+
+    ``state`` is ready, delayed, in_flight or parked.
+    """
+
+    state: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RetryDecisionStamp(NonSendableStamp):
     """The attempt failed and shall be repeated after ``delay`` milliseconds."""
 
