@@ -1,0 +1,253 @@
+"""The envelope-level face of every transport, with Symfony's verbs, over any driver."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from bus import aio
+from bus.clock import Clock, SystemClock
+from bus.envelope import Envelope
+from bus.errors import ConfigurationError, TransportError
+from bus.serializer import Serializer
+from bus.stamps import ClaimStamp, SentStamp, Stamp, TransportMessageIdStamp
+from bus.transports.base import (
+    Ack,
+    Counts,
+    CountsMessages,
+    Delivery,
+    Discard,
+    Driver,
+    HasQueues,
+    Lists,
+    Outgoing,
+    Park,
+    Requeue,
+    Sent,
+    SetsUp,
+    Wakes,
+)
+from bus.transports.coalescing import SettlementBuffer
+from bus.transports.codec import Codec, identified
+
+logger = logging.getLogger(__name__)
+
+CLOSE_DEADLINE: Final = 5.0  # seconds that closing may spend on settlements which fail
+
+
+class Transport:
+    """One configured transport: encodes, sends, receives and settles through its driver.
+
+    Sending and settling are thread-safe; ``get`` belongs to one thread. Settlements are collected and carried out
+    together: ``ack``, ``discard``, ``requeue`` and ``park`` return at once.
+
+    Attributes:
+        name: its name in the configuration.
+        driver: what moves the bytes.
+        max_deliveries: a message that was delivered more often without ever being settled is not decoded any more.
+        clock: tells the time that stamps bear.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        serializer: Serializer,
+        *,
+        max_deliveries: int = 3,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = name
+        self.driver = driver
+        self.max_deliveries = max_deliveries
+        self.clock = clock or SystemClock()
+        self._codec = Codec(name, serializer)
+        self._settlements = SettlementBuffer(name, driver.settle)
+        self._sent = SentStamp(name)
+        self._warned_of_loop = False
+
+    # --- sending ---
+
+    def encode(self, envelope: Envelope) -> Outgoing:
+        """Encode a message that begins its way. Its DelayStamp, if any, becomes the delay.
+
+        Raises:
+            EncodingError: the message or a stamp cannot be written.
+            SendRefused: the body or the headers are too large.
+        """
+        return self._codec.encode(envelope)
+
+    def encode_received(self, envelope: Envelope, source: Transport, *, origin: str | None = None) -> Outgoing:
+        """Encode a message that was received from ``source``, to be stored here, with the bytes that it came with.
+
+        It is never refused: an error history that is too large is cut, and headers that still are move into the body.
+        """
+        return self._codec.encode_received(envelope, source._codec, origin=origin)
+
+    def send(self, envelope: Envelope) -> Envelope:
+        """Send a message and return its envelope, with a SentStamp, when the broker has taken responsibility.
+
+        Raises:
+            SendRefused: surely not stored.
+            SendUnknown: perhaps stored; sending the same envelope again keeps the message id.
+            TransportError: not tried.
+            EncodingError: the message or a stamp cannot be written.
+        """
+        envelope = identified(envelope)
+        result = self.send_each((self._codec.encode(envelope),))[0]
+        if isinstance(result, TransportError):
+            raise result
+        stamps: tuple[Stamp, ...] = (self._sent,)
+        if result.transport_id is not None:
+            stamps = (self._sent, TransportMessageIdStamp(result.transport_id))
+        return Envelope(envelope.message, envelope.stamps + stamps)
+
+    def send_each(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Send encoded messages and return what became of each, in the same order.
+
+        Raises:
+            TransportError: none of them was tried.
+        """
+        if not self._warned_of_loop and aio.on_running_loop():
+            self._warned_of_loop = True
+            logger.warning(
+                'A send to the transport "%s" blocks the running event loop; '
+                "use await bus.dispatch_async(...) there. This is said once.",
+                self.name,
+                extra={"transport": self.name},
+            )
+        return aio.blocking(self.driver.send, batch)
+
+    def send_all(self, batch: Sequence[Outgoing]) -> None:
+        """Send encoded messages; raise the first error where some did not get through."""
+        for result in self.send_each(batch):
+            if isinstance(result, TransportError):
+                raise result
+
+    # --- receiving ---
+
+    def get(self, limit: int, queues: Sequence[str] = ()) -> list[Envelope]:
+        """Claim up to ``limit`` messages, possibly none; never wait for any.
+
+        What cannot be decoded, and what was delivered too often without being settled, comes as an UndecodableMessage.
+
+        Raises:
+            TransportError: the server cannot be reached.
+            ConfigurationError: ``queues`` are given and this transport has none to choose from.
+        """
+        self._settlements.open()
+        if queues:
+            if not isinstance(self.driver, HasQueues):
+                raise ConfigurationError(f'The transport "{self.name}" has no queues to choose from.')
+            deliveries = self.driver.get_from(queues, limit)
+        else:
+            deliveries = self.driver.get(limit)
+        return [self._decode(delivery) for delivery in deliveries]
+
+    def _decode(self, delivery: Delivery) -> Envelope:
+        if delivery.claim.deliveries > self.max_deliveries:
+            # Decoding it may be what kills its worker.
+            return self._codec.leave_undecoded(delivery, undecoded_reason(delivery.claim.deliveries))
+        return self._codec.decode(delivery)
+
+    # --- settling ---
+
+    @property
+    def window(self) -> int:
+        """How many messages the worker may hold; settlements leave when half of them are settled."""
+        return self._settlements.window
+
+    @window.setter
+    def window(self, window: int) -> None:
+        self._settlements.window = window
+
+    @property
+    def unsettled(self) -> int:
+        """How many settlements have not taken effect yet."""
+        return len(self._settlements)
+
+    def ack(self, envelope: Envelope) -> None:
+        """Remove a message that was handled, or is safely stored elsewhere. Returns at once; idempotent."""
+        self._settlements.add(Ack(_claim_stamp(envelope).claim), envelope)
+
+    def discard(self, envelope: Envelope) -> None:
+        """Remove a message that is given up and stored nowhere else. Returns at once; idempotent."""
+        self._settlements.add(Discard(_claim_stamp(envelope).claim), envelope)
+
+    def requeue(self, envelope: Envelope, delay_ms: int) -> None:
+        """Put a message back, with its original bytes and the envelope's stamps. Returns at once; idempotent."""
+        claim = _claim_stamp(envelope).claim
+        outgoing = self._codec.encode_received(envelope, self._codec, delay_ms=delay_ms, origin=claim.origin)
+        self._settlements.add(Requeue(claim, outgoing), envelope)
+
+    def park(self, envelope: Envelope) -> None:
+        """Keep a message without delivering it again, with the envelope's stamps. Returns at once; idempotent."""
+        claim = _claim_stamp(envelope).claim
+        outgoing = self._codec.encode_received(envelope, self._codec, origin=claim.origin)
+        self._settlements.add(Park(claim, outgoing), envelope)
+
+    def flush(self) -> None:
+        """Carry out what is settled so far, and return when that was tried. Thread-safe."""
+        aio.blocking(self._settlements.flush)
+
+    def close(self) -> None:
+        """Carry out what is settled, give back what was fetched and not begun, and let go.
+
+        Idempotent, from any thread. Settlements that keep failing for 5 s are given up: those messages come back.
+        """
+        aio.blocking(self._settlements.close, CLOSE_DEADLINE)
+        aio.blocking(self.driver.close)
+
+    # --- capabilities ---
+
+    def wakes(self, callback: Callable[[], None]) -> bool:
+        """Have ``callback`` called when messages may have arrived; False: this transport cannot tell."""
+        if not isinstance(self.driver, Wakes):
+            return False
+        self.driver.on_arrival(callback)
+        return True
+
+    def set_up(self) -> bool:
+        """Create what is missing on the server; False: there is nothing to set up."""
+        if not isinstance(self.driver, SetsUp):
+            return False
+        self.driver.set_up()
+        return True
+
+    def check(self) -> list[str] | None:
+        """Return what is missing on the server, one sentence each; None: there is nothing to set up."""
+        return list(self.driver.check()) if isinstance(self.driver, SetsUp) else None
+
+    def counts(self) -> Counts | None:
+        """Return how many messages there are; None: this transport cannot tell."""
+        return self.driver.counts() if isinstance(self.driver, CountsMessages) else None
+
+    def peek(self, limit: int, after: str | int | None = None) -> list[Envelope] | None:
+        """Return up to ``limit`` messages from behind the transport's id ``after``, claiming none; None: cannot."""
+        if not isinstance(self.driver, Lists):
+            return None
+        return [self._codec.decode_peeked(each) for each in self.driver.peek(limit, after)]
+
+    def take(self, transport_id: str | int) -> Envelope | None:
+        """Claim this message, parked ones too; None when it is gone, held by somebody else, or this cannot be done."""
+        if not isinstance(self.driver, Lists):
+            return None
+        self._settlements.open()
+        delivery = self.driver.take(transport_id)
+        return None if delivery is None else self._codec.decode(delivery)
+
+
+def undecoded_reason(deliveries: int) -> str:
+    """Say why a message is not looked at any more."""
+    return (
+        f"The message was delivered {deliveries} times without ever being settled; "
+        "it probably kills its worker and was not read again."
+    )
+
+
+def _claim_stamp(envelope: Envelope) -> ClaimStamp:
+    stamp = envelope.last(ClaimStamp)
+    if stamp is None:
+        raise ValueError("Only a message that was received, and bears its ClaimStamp, can be settled.")
+    return stamp
