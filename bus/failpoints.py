@@ -9,6 +9,7 @@ The steps, in the order in which a message passes them:
 - ``after_settle``: the server has carried them out
 - ``before_failure``: a given-up message is about to be stored in the failure transport
 - ``after_failure``: it is stored there; its original is not settled yet
+- ``failed_retry_sent``: failed messages are back where they failed; they still stand in the failure transport
 
 Nothing happens at a step until a test arms it: see ``bus.testing.failpoints``.
 """
@@ -26,6 +27,7 @@ STEPS: Final = (
     "after_settle",
     "before_failure",
     "after_failure",
+    "failed_retry_sent",
 )
 
 

@@ -15,6 +15,7 @@ from bus.config.loader import load
 from bus.config.schema import MessengerConfig
 from bus.envelope import Envelope
 from bus.errors import BusError, ConfigurationError, UnrecoverableError, did_you_mean, quoted
+from bus.failures import FailedMessages
 from bus.handlers import Container
 from bus.limits import Limits
 from bus.message_bus import MessageBus
@@ -181,6 +182,21 @@ class Messenger:
     def check(self, names: Sequence[str] = ()) -> dict[str, Sequence[str] | None]:
         """Return what is missing on the servers, one sentence each; None: nothing to set up there. Changes nothing."""
         return {each.name: each.check() for each in self._chosen(names)}
+
+    def failed(self, names: Sequence[str] = ()) -> FailedMessages:
+        """Return the failed messages in these failure transports, or in all of them, to be shown, retried or removed.
+
+        Raises:
+            ConfigurationError: a name does not exist.
+        """
+        every = sorted({name for name in self.failure_transports.values() if name is not None})
+        return FailedMessages(
+            [self.transport(name) for name in names or every],
+            self.transports,
+            self.types,
+            self.settler,
+            lambda envelope: self._dispatch_received(envelope, None),
+        )
 
     def transport(self, name: str) -> Transport:
         """Return a transport by name.

@@ -1,0 +1,38 @@
+"""``bus setup-transports``: queues, tables and streams."""
+
+from __future__ import annotations
+
+import click
+
+from bus.cli import exit_codes
+from bus.cli.command import BusCommand, pass_settings
+from bus.cli.parameters import must_exist
+from bus.cli.settings import Settings
+
+
+@click.command("setup-transports", cls=BusCommand)
+@click.argument("names", nargs=-1)
+@click.option("--check", is_flag=True, help="Only say what is missing, and exit with 1 when something is.")
+@pass_settings
+def command(settings: Settings, names: tuple[str, ...], check: bool) -> None:
+    """Create what the transports need on their servers: tables, queues, streams.
+
+    NAMES are transports; without them all are set up. What is there already stays as it is.
+    """
+    output = settings.output
+    with settings.messenger() as messenger:
+        must_exist("transport", names, messenger.transports)
+        if not check:
+            for name, done in messenger.set_up(names).items():
+                output.line(f"{name}: {'set up' if done else 'nothing to set up'}")
+            return
+        missing = messenger.check(names)
+    for name, problems in missing.items():
+        if problems is None:
+            output.line(f"{name}: nothing to set up")
+        for problem in problems or ():
+            output.line(f"{name}: {problem}")
+        if problems is not None and not problems:
+            output.line(f"{name}: complete")
+    if any(missing.values()):
+        raise click.exceptions.Exit(exit_codes.FAILED)
