@@ -95,14 +95,16 @@ class Claim:
             return not self._begun
 
     def settle(self) -> bool:
-        """Decide on a settlement. False: one is decided already, or the claim is that of the process we forked from.
-
-        Called by one thread at a time.
-        """
-        if self._settled or self._pid != os.getpid():
+        """Decide on a settlement; False: it is ``settled`` already. Called by one thread at a time."""
+        if self.settled:
             return False
         self._settled = True
         return True
+
+    @property
+    def settled(self) -> bool:
+        """Whether a settlement is decided, or not ours to decide: after a fork that is the parent's."""
+        return self._settled or self._pid != os.getpid()
 
     @property
     def begun(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from bus import identity
 from bus.envelope import Envelope
 from bus.error_details import with_smaller_errors
-from bus.errors import SendRefused, describe
+from bus.errors import DecodingError, SendRefused, describe
 from bus.messages import UndecodableMessage
 from bus.serializer import EncodedEnvelope, Serializer
 from bus.stamps import (
@@ -18,6 +18,7 @@ from bus.stamps import (
     DelayStamp,
     MessageIdStamp,
     PartitionKeyStamp,
+    PeekedStamp,
     PriorityStamp,
     ReceivedStamp,
     RedeliveryStamp,
@@ -77,7 +78,9 @@ class Codec:
         if claim_stamp is None:
             return self.encode(envelope)
         envelope = identified(envelope)
-        original = EncodedEnvelope(claim_stamp.body, claim_stamp.headers)
+        message = envelope.message
+        raw = message if isinstance(message, UndecodableMessage) else claim_stamp
+        original = EncodedEnvelope(raw.body, raw.headers)
         encoded = self._encode_again(envelope, original, source)
         if size_of(encoded.headers) > HEADER_BUDGET:
             for smaller in with_smaller_errors(envelope):
@@ -126,7 +129,10 @@ class Codec:
         """Return a message that was looked at, without a claim."""
         encoded = unwrap(peeked.body, peeked.headers)
         envelope = self._decode(encoded)
-        stamps: list[Stamp] = [TransportMessageIdStamp(peeked.transport_id)]
+        stamps: list[Stamp] = [
+            TransportMessageIdStamp(peeked.transport_id),
+            PeekedStamp(peeked.state, encoded.body, encoded.headers),
+        ]
         if envelope.last(MessageIdStamp) is None:
             stamps.append(self._derived_id(peeked.transport_id, encoded.body))
         return envelope.with_(*stamps)
@@ -137,7 +143,8 @@ class Codec:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a message class that exits must not end the worker
-            return self.serializer.decode_raw(encoded, describe(error))
+            reason = str(error) if isinstance(error, DecodingError) else describe(error)
+            return self.serializer.decode_raw(encoded, reason)
 
     def _as_received(self, envelope: Envelope, encoded: EncodedEnvelope, claim: Claim) -> Envelope:
         transport_id = claim.transport_id
