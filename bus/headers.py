@@ -24,6 +24,13 @@ POSTPONED: Final = "X-Bus-Postponed"
 DELIVERIES: Final = "X-Bus-Deliveries"
 DELAY_REST: Final = "X-Bus-Delay-Rest"
 WRAPPED: Final = "X-Bus-Wrapped"
+BODY_ENCODING: Final = "X-Bus-Body-Encoding"
+RAW_HEADERS: Final = "X-Bus-Raw-Headers"
 USER_STAMP_PREFIX: Final = "X-Bus-Stamp-"
+# Before the name of a header that could not be read and in whose place another one was written.
+UNREADABLE_PREFIX: Final = "X-Bus-Unreadable-"
 TRACEPARENT: Final = "traceparent"
 RETRY_COUNT: Final = "x-retry-count"
+
+# Facts of one delivery: a driver writes and reads them, and nothing takes them on to the next one.
+OF_ONE_DELIVERY: Final = (DELIVERIES, DELAY_REST, RETRY_COUNT)

@@ -180,6 +180,14 @@ class MessageTypes:
         """Return the type of this wire name, alias or Python path, or None."""
         return self._by_name.get(name)
 
+    def name_of(self, cls: type) -> str:
+        """Return the name of a type on the wire: the one that it is known by, or else its ``wire_name``.
+
+        Raises:
+            EncodingError: it has none.
+        """
+        return self._names.get(cls) or wire_name(cls)
+
     def names(self) -> tuple[str, ...]:
         """Return every known name, sorted."""
         return tuple(sorted(self._by_name))

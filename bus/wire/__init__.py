@@ -1,0 +1,1 @@
+"""The parts of the wire format: objects as JSON, stamps as headers."""
