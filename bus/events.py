@@ -56,11 +56,16 @@ class Events:
     """Hands events to listeners, in the order in which they registered; nothing depends on that order."""
 
     def __init__(self) -> None:
-        self._listeners: dict[type, list[Callable[..., None]]] = {}
+        self._listeners: dict[type, tuple[Callable[..., None], ...]] = {}
 
     def on(self, event_type: type[E_], listener: Callable[[E_], None]) -> None:
         """Call ``listener`` with every event of this type, in the thread where it happens."""
-        self._listeners.setdefault(event_type, []).append(listener)
+        self._listeners[event_type] = (*self._listeners.get(event_type, ()), listener)
+
+    def off(self, event_type: type[E_], listener: Callable[[E_], None]) -> None:
+        """Stop calling ``listener`` with events of this type. Harmless when it is not registered."""
+        left = tuple(each for each in self._listeners.get(event_type, ()) if each != listener)
+        self._listeners[event_type] = left
 
     def emit(self, event: Event) -> None:
         """Tell an event. A listener that raises is logged: observing never changes what happens to a message."""

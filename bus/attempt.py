@@ -1,0 +1,109 @@
+"""One attempt at one message: from the claim's begin to what becomes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bus import failpoints
+from bus.clock import Clock
+from bus.envelope import Envelope
+from bus.events import Events, MessageReceived
+from bus.lanes import ReceivedMessage
+from bus.log_context import log_context, message_id_of
+from bus.settlement import Settler
+from bus.stamps import ConsumedByWorkerStamp
+from bus.transports.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_CONSUMED: Final = ConsumedByWorkerStamp()
+_RETURN_AFTER: Final = 1000  # milliseconds until a message comes back whose outcome could not be carried out
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMessage:
+    """A message that has been handled for ``seconds`` and is not finished."""
+
+    message_id: str
+    message_type: str
+    transport_name: str
+    seconds: float
+
+
+class Attempts:
+    """Makes attempts and concludes them. Thread-safe; nothing that a handler does comes out of it as an exception."""
+
+    __slots__ = ("_clock", "_dispatch", "_events", "_settler", "_transports")
+
+    def __init__(
+        self,
+        dispatch: Callable[[Envelope], Envelope],
+        settler: Settler,
+        events: Events,
+        transports: Sequence[Transport],
+        clock: Clock,
+    ) -> None:
+        self._dispatch = dispatch
+        self._settler = settler
+        self._events = events
+        self._transports = transports
+        self._clock = clock
+
+    def make(self, message: ReceivedMessage) -> None:
+        """Hand a message to the stack and note what came of it in ``message.result``."""
+        pid = os.getpid()
+        try:
+            if not message.claim.begin():
+                self._log_taken_away(message)
+                return
+            message.begun_at = self._clock.monotonic()
+            received = message.envelope = message.envelope.with_(_CONSUMED)
+            self._events.emit(MessageReceived(received))
+            if self._settler.refuse(received):
+                return
+            failpoints.reach("handler_start")
+            message.result = self._dispatch(received)
+            failpoints.reach("handler_end")
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler ends the attempt, not the worker
+            message.result = error
+        if os.getpid() != pid:
+            # The handler forked, and this is the child that came back: the message is the parent's.
+            os._exit(1 if isinstance(message.result, BaseException) else 0)
+
+    def conclude(self, message: ReceivedMessage) -> None:
+        """Have carried out what the stack decided. Where that fails, the message comes back."""
+        if message.result is None:
+            return
+        try:
+            self._settler.conclude(message.envelope, message.result)
+        except BaseException:
+            logger.exception(
+                'The outcome of message "%s" could not be carried out; it comes back in %d ms',
+                message_id_of(message.envelope),
+                _RETURN_AFTER,
+                extra=log_context(message.envelope, self._transports[message.receiver].name),
+            )
+            self._transports[message.receiver].requeue(message.envelope, _RETURN_AFTER)
+
+    def describe(self, message: ReceivedMessage) -> RunningMessage:
+        """Say what a message is and how long its attempt has run."""
+        kind = type(message.envelope.message)
+        return RunningMessage(
+            message_id_of(message.envelope),
+            f"{kind.__module__}.{kind.__qualname__}",
+            self._transports[message.receiver].name,
+            self._clock.monotonic() - message.begun_at if message.begun_at else 0.0,
+        )
+
+    def _log_taken_away(self, message: ReceivedMessage) -> None:
+        name = self._transports[message.receiver].name
+        logger.info(
+            'Message "%s" was taken away by transport "%s" before it began; it is handled elsewhere',
+            message_id_of(message.envelope),
+            name,
+            extra=log_context(message.envelope, name),
+        )

@@ -1,0 +1,203 @@
+"""SIGTERM and SIGINT end a worker, in its own time or in ours; SIGUSR1 shows what it does."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import FrameType
+from typing import Any, Final, Protocol
+
+from bus.attempt import RunningMessage
+from bus.events import Events, MessageSettled, WorkerIdle
+
+logger = logging.getLogger(__name__)
+
+EXIT_GRACE_EXCEEDED: Final = 6
+
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_SECOND_SIGNAL_AFTER: Final = 1.0  # seconds; a signal to a whole process group often comes twice
+_LOOK_AGAIN: Final = 0.01  # seconds between two looks at whether a handler changed the signals: a look takes 4 µs
+_SEEN_BY_PYTHON: Final = 0  # no signal has this number
+_OUTPUT_DEADLINE: Final = 1.0  # seconds that a last line may wait for whoever reads our output
+
+
+class Stoppable(Protocol):
+    """What signals do with a worker."""
+
+    events: Events
+
+    def stop(self, reason: str) -> None:
+        """Begin no further message."""
+
+    def running(self) -> list[RunningMessage]:
+        """Return what is being handled."""
+
+    def give_up(self) -> None:
+        """Flush settlements and give every claim back, within bounded time."""
+
+
+@contextmanager
+def stop_on_signals(worker: Stoppable, shutdown_timeout: float = 25.0) -> Iterator[None]:
+    """Stop the worker on SIGTERM or SIGINT for the length of a ``with`` block; print all stacks on SIGUSR1.
+
+    A thread sees the signal, also while the main thread is inside a C call that has released the interpreter (while one
+    holds it, nothing in the process can run). When handlers still run ``shutdown_timeout`` seconds later, or a second
+    signal comes at least 1 s after the first, their messages are given back and the process exits with 6.
+
+    Only in the main thread; elsewhere it says so and does nothing, since Python delivers signals there alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        logger.info("Signals do not stop this worker: it is not in the main thread. Its stop() does.")
+        yield
+        return
+    watch = _Watch(worker, shutdown_timeout)
+    watch.begin()
+    try:
+        yield
+    finally:
+        watch.end()
+
+
+class _Watch:
+    """Signal handlers, and the thread that acts on what they see."""
+
+    def __init__(self, worker: Stoppable, shutdown_timeout: float) -> None:
+        self._worker = worker
+        self._shutdown_timeout = shutdown_timeout
+        self._receiving, self._sending = socket.socketpair()
+        self._sending.settimeout(0)
+        # Made once: a bound method is a new object each time, and it is compared by identity.
+        self._handler = self._on_signal
+        self._replaced: dict[int, Any] = {}
+        self._replaced_fd = -1
+        self._next_look = 0.0
+        self._main_thread = threading.get_ident()
+        self._thread = threading.Thread(target=self._run, name="bus-signals", daemon=True)
+
+    def begin(self) -> None:
+        self._replaced_fd = signal.set_wakeup_fd(self._sending.fileno(), warn_on_full_buffer=False)
+        self._replaced = {number: signal.signal(number, self._handler) for number in _STOPPING}
+        self._worker.events.on(MessageSettled, self._hold_on)
+        self._worker.events.on(WorkerIdle, self._hold_on)
+        if hasattr(signal, "SIGUSR1"):
+            # Without a stderr of its own (a test runner, a service without a console) there is nowhere to print to.
+            with suppress(AttributeError, OSError, ValueError):
+                faulthandler.register(signal.SIGUSR1, file=sys.stderr)
+        _watches.add(self)
+        self._thread.start()
+
+    def restore(self) -> None:
+        """Put back the signal handlers that were there before."""
+        for number, replaced in self._replaced.items():
+            # None: it was not installed from Python, and cannot be from here.
+            signal.signal(number, replaced if replaced is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(self._replaced_fd)
+
+    def end(self) -> None:
+        _watches.discard(self)
+        self._worker.events.off(MessageSettled, self._hold_on)
+        self._worker.events.off(WorkerIdle, self._hold_on)
+        self.restore()
+        if hasattr(signal, "SIGUSR1"):
+            faulthandler.unregister(signal.SIGUSR1)
+        self._sending.close()
+        self._thread.join()
+        self._receiving.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # The thread has usually read the number from the wakeup fd by now; this serves when a handler took that away.
+        with suppress(OSError):
+            self._sending.send(bytes((_SEEN_BY_PYTHON,)))
+
+    def _hold_on(self, event: MessageSettled | WorkerIdle) -> None:
+        """Put our signal handlers back if a message's handler, such as one with an event loop, replaced them."""
+        if threading.get_ident() != self._main_thread:
+            return
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_AGAIN
+        signal.set_wakeup_fd(self._sending.fileno(), warn_on_full_buffer=False)
+        for number in _STOPPING:
+            if signal.getsignal(number) is not self._handler:
+                signal.signal(number, self._handler)
+
+    def _run(self) -> None:
+        first: float | None = None
+        while True:
+            wait = None if first is None else max(0.0, first + self._shutdown_timeout - time.monotonic())
+            readable, _, _ = select.select((self._receiving,), (), (), wait)
+            now = time.monotonic()
+            if not readable:
+                self._leave(f"handlers are still running after {self._shutdown_timeout:g} s")
+            seen = self._receiving.recv(4096)
+            if not seen:
+                return
+            names = [_name(number) for number in seen if number == _SEEN_BY_PYTHON or number in _STOPPING]
+            if not names:
+                continue
+            if first is None:
+                first = now
+                self._worker.stop(f"{names[0]} received")
+                _bounded(partial(_announce, names[0]))
+            elif now - first >= _SECOND_SIGNAL_AFTER and any(number in _STOPPING for number in seen):
+                self._leave(f"a second {names[0]} came")
+
+    def _leave(self, reason: str) -> None:
+        """Name what is running, give its claims up and end the process. Never returns."""
+        _bounded(partial(_report, reason, self._worker.running()))
+        self._worker.give_up()
+        os._exit(EXIT_GRACE_EXCEEDED)
+
+
+_watches: set[_Watch] = set()
+
+
+def _leave_signals_to_the_parent() -> None:
+    """In a child that a handler forked: a signal to it is not one to the worker, with which it shares the wakeup fd."""
+    for watch in _watches:
+        watch.restore()
+    _watches.clear()
+
+
+os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number != _SEEN_BY_PYTHON else "A signal"
+
+
+def _announce(name: str) -> None:
+    logger.info("%s received: finishing what is being handled; a second one ends it at once", name)
+
+
+def _report(reason: str, running: Sequence[RunningMessage]) -> None:
+    logger.error("The worker ends now: %s; %d messages are given back", reason, len(running))
+    for each in running:
+        logger.error(
+            'Message "%s" (%s) from "%s" has been handled for %.1f s and is not finished',
+            each.message_id,
+            each.message_type,
+            each.transport_name,
+            each.seconds,
+            extra={"message_id": each.message_id, "transport": each.transport_name},
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _bounded(report: Callable[[], None]) -> None:
+    """Say something, unless the output hangs: a handler may hold the lock of a stream, or a pipe may be full."""
+    thread = threading.Thread(target=report, name="bus-last-words", daemon=True)
+    thread.start()
+    thread.join(_OUTPUT_DEADLINE)

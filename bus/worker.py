@@ -1,0 +1,256 @@
+"""The worker: takes messages from receivers, has them handled, has the outcome carried out."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from bus import aio
+from bus.attempt import Attempts, RunningMessage
+from bus.clock import Clock, SystemClock
+from bus.envelope import Envelope
+from bus.errors import describe
+from bus.events import Events, WorkerIdle, WorkerStarted, WorkerStopped
+from bus.intake import Intake
+from bus.lanes import Lanes, ReceivedMessage
+from bus.messages import UndecodableMessage
+from bus.settlement import Settler
+from bus.transports.transport import Transport
+from bus.wakeup import WakeUp
+from bus.worker_options import WorkerOptions
+
+__all__ = ["RunningMessage", "Worker", "WorkerOptions"]
+
+logger = logging.getLogger(__name__)
+
+_ANY_NUMBER: Final = sys.maxsize
+
+
+class Worker:
+    """Consumes receivers until it is stopped. It runs once.
+
+    One thread, the caller's of ``run``, fetches. With a concurrency of 1 it also handles; with more, pool threads do,
+    each going from message to message without a wake-up. A message with an ``async def`` handler runs in a greenlet on
+    the loop of the process, and is settled by the thread that fetches.
+    """
+
+    def __init__(
+        self,
+        receivers: Sequence[Transport],
+        dispatch: Callable[[Envelope], Envelope],
+        settler: Settler,
+        events: Events,
+        options: WorkerOptions | None = None,
+        *,
+        is_async: Callable[[Envelope], bool] = lambda envelope: False,
+        clock: Clock | None = None,
+    ) -> None:
+        """Make a worker.
+
+        Args:
+            receivers: in order of priority.
+            dispatch: the message stack; it returns an envelope that bears the decision, or raises.
+            settler: carries decisions out.
+            events: told what happens.
+            options: how it works.
+            is_async: whether a message has an ``async def`` handler.
+            clock: for tests.
+        """
+        self.events = events
+        self._options = options or WorkerOptions()
+        self._has_async_handler = is_async
+        self._clock = clock or SystemClock()
+        self._wake_up = WakeUp()
+        self._intake = Intake(receivers, self._options, self._clock, self._wake_up.ring)
+        self._attempts = Attempts(dispatch, settler, events, receivers, self._clock)
+        self._pool: ThreadPoolExecutor | None = None
+        self._context = contextvars.Context()
+        self._reason = "it was asked to stop"
+        self._limit_reached = ""
+        self._found_empty = False
+        self._lanes = Lanes(len(receivers), self._options.concurrency)
+        self._ended_on_loop: deque[ReceivedMessage] = deque()
+
+    # --- what others may do with it ---
+
+    def run(self) -> None:
+        """Consume until ``stop``, a limit or, with ``stop_when_empty``, until nothing is there. Blocks.
+
+        It returns when what was begun is finished and settled, the rest is given back and the receivers are closed.
+
+        Raises:
+            AccessDeniedError: a server refuses the credentials at the first contact.
+            ConfigurationError: a receiver cannot be consumed as it is.
+            Exception: any error of a receiver, with ``fail_fast``.
+        """
+        names = tuple(each.transport.name for each in self._intake.receivers)
+        self._context = contextvars.copy_context()
+        if self._options.concurrency > 1:
+            self._pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="bus-handler")
+        logger.info("Worker started: receivers %s", ", ".join(names))
+        self.events.emit(WorkerStarted(names))
+        try:
+            while not self._lanes.closed:
+                self._turn()
+        except BaseException as error:
+            self._reason = describe(error)
+            raise
+        finally:
+            self._lanes.closed = True
+            self._finish()
+            self.events.emit(WorkerStopped())
+            logger.info("Worker stopped: %s", self._reason)
+
+    def stop(self, reason: str = "it was asked to stop") -> None:
+        """Begin no further message and end ``run`` when the running ones are finished.
+
+        From any thread, from a signal handler, before, during or after ``run``; the first reason counts.
+        """
+        if not self._lanes.closed:
+            self._reason = reason
+            self._lanes.closed = True
+        self._wake_up.ring_from_signal_handler()
+
+    def allow(self, messages: int) -> None:
+        """Begin this many messages and no more, then stop. To be called before ``run``."""
+        self._lanes.allowance = messages
+        self._limit_reached = f"message limit of {messages} reached"
+
+    def running(self) -> list[RunningMessage]:
+        """Return the messages that are being handled at this moment. From any thread; takes no lock."""
+        return [self._attempts.describe(each) for each in list(self._lanes.running)]
+
+    def give_up(self) -> None:
+        """Flush settlements and give every claim back, running ones too, within 5 s, whatever hangs.
+
+        From any thread. Somebody else may begin the running messages at once, so the process has to end right after.
+        """
+        self._lanes.closed = True
+        for each in list(self._lanes.running):
+            each.claim.rest()
+        self._intake.abandon()
+
+    # --- the loop ---
+
+    def _turn(self) -> None:
+        """Fetch, start what may start, and sleep when neither brought anything."""
+        self._conclude_what_ended_on_the_loop()
+        fetched = self._fetch()
+        if self._start() or fetched:
+            self._found_empty = False
+            return
+        self._intake.flush()
+        if not self._lanes.running:
+            self._idle()
+        starved = not self._lanes.ready
+        self._wake_up.sleep(self._intake.seconds_until_due(starved=starved) if self._most() else self._options.sleep)
+
+    def _most(self) -> int:
+        """Return how many messages may be fetched at all."""
+        lanes = self._lanes
+        if lanes.suspects:
+            # What a suspect kills would take the innocent with it: nothing else is claimed while one is held.
+            return 0
+        return _ANY_NUMBER if lanes.allowance is None else max(0, lanes.allowance - lanes.waiting)
+
+    def _fetch(self) -> bool:
+        most = self._most()
+        if not most:
+            return False
+        messages = self._intake.fetch(most, starved=not self._lanes.ready)
+        self._lanes.take_in(messages)
+        return bool(messages)
+
+    def _start(self) -> bool:
+        """Start what may start; with a concurrency of 1 handle one message. True when there was anything."""
+        started = False
+        while True:
+            if self._lanes.suspect_is_next:
+                # Should it kill this process, then what was handled before it stays handled.
+                self._intake.flush()
+            message = self._lanes.begin_next(suspects=True)
+            if message is None:
+                return started
+            started = True
+            if self._goes_to_loop(message):
+                continue
+            if self._pool is None:
+                self._handle_here(message)
+                return True
+            self._pool.submit(self._handle_on_pool, message)
+
+    def _idle(self) -> None:
+        """Nothing is there and nothing is being handled."""
+        if self._lanes.allowance == 0:
+            self.stop(self._limit_reached)
+        elif self._options.stop_when_empty and self._intake.healthy:
+            if self._found_empty:
+                self.stop("the receivers are empty")
+            # One more look at all of them, now that every settlement took effect.
+            self._found_empty = True
+            self._intake.make_due()
+        else:
+            self.events.emit(WorkerIdle())
+
+    def _finish(self) -> None:
+        while self._lanes.running:
+            self._wake_up.sleep(self._options.sleep)
+            self._conclude_what_ended_on_the_loop()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._intake.close()
+
+    # --- one message ---
+
+    def _goes_to_loop(self, message: ReceivedMessage) -> bool:
+        """Hand a message with an ``async def`` handler to the loop of the process."""
+        envelope = message.envelope
+        try:
+            if isinstance(envelope.message, UndecodableMessage) or not self._has_async_handler(envelope):
+                return False
+        except Exception:  # noqa: BLE001 - the stack raises it again, and there it is the failure of this message
+            return False
+        aio.process_loop().submit(self._handle_on_loop, message)
+        return True
+
+    def _handle_here(self, message: ReceivedMessage) -> None:
+        try:
+            # A context of its own: what a handler sets in ContextVars ends with its message.
+            self._context.copy().run(self._attempts.make, message)
+            self._attempts.conclude(message)
+        finally:
+            self._end(message)
+
+    def _handle_on_pool(self, message: ReceivedMessage) -> None:
+        """Handle a message on this pool thread, and then others as long as any may begin."""
+        following: ReceivedMessage | None = message
+        while following is not None:
+            message = following
+            self._handle_here(message)
+            following = self._lanes.begin_next(suspects=False)
+            if following is None or self._intake.wants_to_fetch(message.receiver):
+                self._wake_up.ring()
+            if following is not None and self._goes_to_loop(following):
+                return
+
+    def _handle_on_loop(self, message: ReceivedMessage) -> None:
+        # Concluding may block, which a loop must not; the thread that fetches does it, for many at once.
+        self._attempts.make(message)
+        self._ended_on_loop.append(message)
+        self._wake_up.ring()
+
+    def _conclude_what_ended_on_the_loop(self) -> None:
+        while self._ended_on_loop:
+            message = self._ended_on_loop.popleft()
+            self._attempts.conclude(message)
+            self._end(message)
+
+    def _end(self, message: ReceivedMessage) -> None:
+        self._lanes.end(message)
+        seconds = self._clock.monotonic() - message.begun_at if message.begun_at else None
+        self._intake.receivers[message.receiver].window.ended(seconds)
