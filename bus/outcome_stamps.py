@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
 
 from bus.envelope import Envelope
 from bus.error_details import with_error
@@ -15,10 +14,7 @@ from bus.stamps import (
     PostponedStamp,
     RedeliveryStamp,
     SentToFailureTransportStamp,
-    TransportMessageIdStamp,
 )
-
-_KEPT: Final = 10  # of each kind that grows with every retry: the first one and the last ones, as in Symfony
 
 
 def attempted(received: Envelope, result: Envelope) -> Envelope:
@@ -31,7 +27,7 @@ def attempted(received: Envelope, result: Envelope) -> Envelope:
 def to_retry(envelope: Envelope, error: BaseException, delay_ms: int, now: datetime) -> Envelope:
     """Return the message as it is tried again: one more retry, its error, no postponements."""
     again = with_error(envelope, error).without(PostponedStamp)
-    return _with_short_histories(again.with_(DelayStamp(delay_ms), RedeliveryStamp(retry_count(envelope) + 1, now)))
+    return again.with_(DelayStamp(delay_ms), RedeliveryStamp(retry_count(envelope) + 1, now))
 
 
 def given_up(envelope: Envelope, receiver: str, origin: str, error: BaseException, now: datetime) -> Envelope:
@@ -40,12 +36,12 @@ def given_up(envelope: Envelope, receiver: str, origin: str, error: BaseExceptio
     if failed.last(OriginStamp) is None:
         failed = failed.with_(OriginStamp(origin))
     # As Symfony does: the count of retries starts again there, and there is no delay.
-    return _with_short_histories(failed.with_(DelayStamp(0), RedeliveryStamp(0, now)))
+    return failed.with_(DelayStamp(0), RedeliveryStamp(0, now))
 
 
 def parked(envelope: Envelope, error: BaseException) -> Envelope:
     """Return the message as it stays in the failure transport where it failed again."""
-    return _with_short_histories(with_error(envelope, error).without(PostponedStamp))
+    return with_error(envelope, error).without(PostponedStamp)
 
 
 def postponed(envelope: Envelope, *, is_given_up: bool) -> Envelope:
@@ -56,7 +52,7 @@ def postponed(envelope: Envelope, *, is_given_up: bool) -> Envelope:
     last = envelope.last(PostponedStamp)
     count = max(0, last.count) + 1 if last is not None else 1
     dropped = (PostponedStamp,) if is_given_up else (PostponedStamp, SentToFailureTransportStamp)
-    return _with_short_histories(envelope.without(*dropped).with_(PostponedStamp(count)))
+    return envelope.without(*dropped).with_(PostponedStamp(count))
 
 
 def waits_for_failure_transport(envelope: Envelope, receiver: str) -> bool:
@@ -71,11 +67,3 @@ def retry_count(envelope: Envelope) -> int:
     """Return how often the message was tried again."""
     redelivery = envelope.last(RedeliveryStamp)
     return max(0, redelivery.retry_count) if redelivery is not None else 0
-
-
-def _with_short_histories(envelope: Envelope) -> Envelope:
-    for kind in (DelayStamp, RedeliveryStamp, TransportMessageIdStamp):
-        history = envelope.all(kind)
-        if len(history) > _KEPT:
-            envelope = envelope.without(kind).with_(history[0], *history[1 - _KEPT :])
-    return envelope
