@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, cast
 
@@ -84,7 +84,8 @@ class Settler:
             target = self._failure_transports.get(transport.name)
             if target is None:
                 return False
-            self._conclude(received, received, lambda: (self._store(transport, received, target), None))
+            outcome = self._store(transport, claim, received, target)
+            self._events.emit(MessageSettled(received, transport.name, outcome))
         else:
             return False
         return True
@@ -96,23 +97,20 @@ class Settler:
         it was read from one, or, where there is none, is logged whole and discarded. Never raises; the second
         conclusion of a message does nothing, and in a forked child the first one neither.
         """
-        reported = received if isinstance(result, BaseException) else result
-        self._conclude(received, reported, lambda: self._carry_out(received, result))
-
-    def _conclude(
-        self, received: Envelope, reported: Envelope, carry_out: Callable[[], tuple[Outcome, BaseException | None]]
-    ) -> None:
         transport, claim = self._held_by(received)
         if claim.settled:
             return
+        error: BaseException | None
         try:
-            outcome, error = carry_out()
+            outcome, error = self._carry_out(transport, claim, received, result)
         except Exception as unexpected:  # noqa: BLE001 - logged; whatever it is, the message is put back
             outcome, error = _postpone(transport, received, unexpected), unexpected
+        reported = received if isinstance(result, BaseException) else result
         self._events.emit(MessageSettled(reported, transport.name, outcome, error))
 
-    def _carry_out(self, received: Envelope, result: Envelope | BaseException) -> tuple[Outcome, BaseException | None]:
-        transport, claim = self._held_by(received)
+    def _carry_out(
+        self, transport: Transport, claim: Claim, received: Envelope, result: Envelope | BaseException
+    ) -> tuple[Outcome, BaseException | None]:
         if isinstance(result, BaseException):
             last = result.envelope if isinstance(result, HandlerFailedError) else received
             return self._give_up(transport, claim, attempted(received, last), result), result
@@ -126,7 +124,7 @@ class Settler:
         if isinstance(decision, ParkDecisionStamp):
             return _park(transport, envelope, decision.error), decision.error
         failed = given_up(envelope, transport.name, claim.origin, decision.error, _now(transport))
-        return self._store(transport, failed, decision.transport_name, decision.error), decision.error
+        return self._store(transport, claim, failed, decision.transport_name, decision.error), decision.error
 
     def _give_up(self, transport: Transport, claim: Claim, envelope: Envelope, error: BaseException) -> Outcome:
         if transport.name in self._are_failure_transports:
@@ -135,13 +133,17 @@ class Settler:
         if target is None:
             return _discard(transport, envelope, error)
         failed = given_up(envelope, transport.name, claim.origin, error, _now(transport))
-        return self._store(transport, failed, target, error)
+        return self._store(transport, claim, failed, target, error)
 
     def _store(
-        self, transport: Transport, failed: Envelope, target_name: str, error: BaseException | None = None
+        self,
+        transport: Transport,
+        claim: Claim,
+        failed: Envelope,
+        target_name: str,
+        error: BaseException | None = None,
     ) -> Outcome:
         """Store a given-up message in its failure transport, and only then settle it."""
-        _, claim = self._held_by(failed)
         if not claim.withdrawn:
             try:
                 target = self._transports[target_name]

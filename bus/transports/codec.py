@@ -26,7 +26,7 @@ from bus.stamps import (
     TransportMessageIdStamp,
 )
 from bus.transports.base import Claim, Delivery, Outgoing, Peeked
-from bus.transports.wrapping import HEADER_BUDGET, size_of, unwrap, wrap
+from bus.transports.wrapping import HEADER_BUDGET, fits, size_of, unwrap, wrap
 
 logger = logging.getLogger(__name__)
 
@@ -42,26 +42,24 @@ class Codec:
         self.serializer = serializer
 
     def encode(self, envelope: Envelope) -> Outgoing:
-        """Encode a message that begins its way. A negative delay counts as none.
+        """Encode a message that begins its way and bears its message id. A negative delay counts as none.
 
         Raises:
             EncodingError: the message or a stamp cannot be written.
             SendRefused: the body or the headers are too large for any transport.
         """
-        envelope = identified(envelope)
         encoded = self.serializer.encode(envelope)
         if len(encoded.body) > MAX_BODY:
             raise SendRefused(
                 f'The message "{_type_of(envelope)}" is not sent to "{self._name}": its body has {len(encoded.body)} '
                 f"bytes, and {MAX_BODY} are allowed; send a reference to the data instead."
             )
-        size = size_of(encoded.headers)
-        if size > HEADER_BUDGET:
+        if not fits(encoded.headers):
             largest = max(encoded.headers, key=lambda name: len(encoded.headers[name]))
             raise SendRefused(
-                f'The message "{_type_of(envelope)}" is not sent to "{self._name}": its headers have {size} bytes, and '
-                f'{HEADER_BUDGET} are allowed; the largest is "{largest[:100]}"; '
-                "move data from stamps into the message."
+                f'The message "{_type_of(envelope)}" is not sent to "{self._name}": its headers have '
+                f'{size_of(encoded.headers)} bytes, and {HEADER_BUDGET} are allowed; the largest is "{largest[:100]}". '
+                "Move data from stamps into the message."
             )
         return _outgoing(envelope, encoded, None, None)
 
@@ -74,18 +72,18 @@ class Codec:
         first, and headers that are still too large move into the body. A stamp that cannot be written is left out.
         ``delay_ms`` is the delay; a DelayStamp from an earlier send means nothing any more.
         """
+        envelope = identified(envelope)
         claim_stamp = envelope.last(ClaimStamp)
         if claim_stamp is None:
             return self.encode(envelope)
-        envelope = identified(envelope)
         message = envelope.message
         raw = message if isinstance(message, UndecodableMessage) else claim_stamp
         original = EncodedEnvelope(raw.body, raw.headers)
         encoded = self._encode_again(envelope, original, source)
-        if size_of(encoded.headers) > HEADER_BUDGET:
+        if not fits(encoded.headers):
             for smaller in with_smaller_errors(envelope):
                 encoded = self._encode_again(smaller, original, source)
-                if size_of(encoded.headers) <= HEADER_BUDGET:
+                if fits(encoded.headers):
                     break
             else:
                 encoded = wrap(encoded)

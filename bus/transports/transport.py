@@ -76,7 +76,7 @@ class Transport:
             EncodingError: the message or a stamp cannot be written.
             SendRefused: the body or the headers are too large.
         """
-        return self._codec.encode(envelope)
+        return self._codec.encode(identified(envelope))
 
     def encode_received(self, envelope: Envelope, source: Transport, *, origin: str | None = None) -> Outgoing:
         """Encode a message that was received from ``source``, to be stored here, with the bytes that it came with.

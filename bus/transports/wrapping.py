@@ -14,13 +14,21 @@ from bus.serializer import EncodedEnvelope
 # Headers travel in one AMQP frame of 128 KiB, and beside them other headers of the broker's own (RELIABILITY 0.9).
 HEADER_BUDGET = 32 * 1024
 
+_FRAMING = 8
 _LONGEST_KEPT = 255
 _KEPT = (headers.TYPE, headers.MESSAGE_ID, headers.PARTITION_KEY)
 
 
+def fits(fields: Mapping[str, str]) -> bool:
+    """Tell whether headers fit into the budget."""
+    characters = sum(map(len, fields)) + sum(map(len, fields.values())) + _FRAMING * len(fields)
+    # A character has at most four bytes: mostly there is nothing to count.
+    return characters * 4 <= HEADER_BUDGET or size_of(fields) <= HEADER_BUDGET
+
+
 def size_of(fields: Mapping[str, str]) -> int:
     """Return the bytes that headers take up, with the few that a broker adds to frame each of them."""
-    return sum(_bytes_in(name) + _bytes_in(value) + 8 for name, value in fields.items())
+    return sum(_bytes_in(name) + _bytes_in(value) + _FRAMING for name, value in fields.items())
 
 
 def wrap(encoded: EncodedEnvelope) -> EncodedEnvelope:
