@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, TypeVar, final
 
 from bus.stamps import Stamp
@@ -16,15 +17,15 @@ class Envelope:
     ``stamps`` keeps the order in which they were added.
     """
 
-    __slots__ = ("message", "stamps")
-
-    message: Any
-    stamps: tuple[Stamp, ...]
+    __slots__ = ("_message", "_stamps")
 
     def __init__(self, message: object, stamps: tuple[Stamp, ...] = ()) -> None:
-        set_field = object.__setattr__
-        set_field(self, "message", message)
-        set_field(self, "stamps", stamps)
+        self._message = message
+        self._stamps = stamps
+
+    # Read-only properties in C, and not a __setattr__ that raises: that would slow down making an envelope, too.
+    message: Any = property(attrgetter("_message"), doc="The message itself.")
+    stamps: tuple[Stamp, ...] = property(attrgetter("_stamps"), doc="The stamps, the oldest first.")  # type: ignore[assignment]
 
     @staticmethod
     def wrap(message: object, *stamps: Stamp) -> Envelope:
@@ -35,35 +36,29 @@ class Envelope:
 
     def with_(self, *stamps: Stamp) -> Envelope:
         """Return an envelope with these stamps added at the end."""
-        return Envelope(self.message, self.stamps + stamps)
+        return Envelope(self._message, self._stamps + stamps)
 
     def without(self, *types: type[Stamp]) -> Envelope:
         """Return an envelope without the stamps of exactly these types."""
-        return Envelope(self.message, tuple(each for each in self.stamps if type(each) not in types))
+        return Envelope(self._message, tuple(each for each in self._stamps if type(each) not in types))
 
     def last(self, stamp_type: type[S]) -> S | None:
         """Return the stamp of exactly this type that was added last, or None."""
-        for each in reversed(self.stamps):
+        for each in reversed(self._stamps):
             if type(each) is stamp_type:
                 return each
         return None
 
     def all(self, stamp_type: type[S]) -> tuple[S, ...]:
         """Return the stamps of exactly this type, in the order in which they were added."""
-        return tuple(each for each in self.stamps if type(each) is stamp_type)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f'An envelope is immutable: use with_() or without() instead of setting "{name}".')
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f'An envelope is immutable: use without() instead of deleting "{name}".')
+        return tuple([each for each in self._stamps if type(each) is stamp_type])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Envelope):
             return NotImplemented
-        return bool(self.message == other.message) and self.stamps == other.stamps
+        return bool(self._message == other.message) and self._stamps == other.stamps
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Envelope({self.message!r}, {self.stamps!r})"
+        return f"Envelope({self._message!r}, {self._stamps!r})"

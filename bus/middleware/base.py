@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -60,8 +61,11 @@ def compose_handler(middleware: Sequence[HandlerMiddleware], last: CallHandler) 
 
 
 def _link(middleware: Middleware, call_next: CallNext) -> CallNext:
-    return lambda envelope: middleware(envelope, call_next)
+    # Python calls a bound method faster than an object with __call__.
+    call = middleware if inspect.isroutine(middleware) else middleware.__call__
+    return lambda envelope: call(envelope, call_next)
 
 
 def _link_handler(middleware: HandlerMiddleware, call_next: CallHandler) -> CallHandler:
-    return lambda call: middleware(call, call_next)
+    handle = middleware if inspect.isroutine(middleware) else middleware.__call__
+    return lambda call: handle(call, call_next)

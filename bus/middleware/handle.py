@@ -41,7 +41,7 @@ class HandleMiddleware:
             HandlerFailedError: one or more handlers failed.
         """
         handlers = self._locator.of_type(type(envelope.message))
-        handled = {stamp.handler_name for stamp in envelope.all(HandledStamp)}
+        handled = {stamp.handler_name for stamp in envelope.stamps if type(stamp) is HandledStamp}
         taken = False
         errors: dict[str, BaseException] = {}
         given = envelope
