@@ -16,8 +16,8 @@ from bus.cli.settings import Settings
 from bus.errors import ConfigurationError, quoted
 from bus.events import MessageSettled
 from bus.limits import Limits
+from bus.log_context import log_context, message_id_of
 from bus.messenger import Messenger
-from bus.stamps import MessageIdStamp
 from bus.waiting import type_name_of
 from bus.worker_options import WorkerOptions
 
@@ -82,7 +82,7 @@ def command(
         chosen = _chosen(messenger, receivers, every=every, excluded=excluded)
         must_exist("bus", [bus_name] if bus_name else [], messenger.buses)
         if settings.verbosity:
-            messenger.events.on(MessageSettled, _log_message)
+            messenger.events.on(MessageSettled, _log_handled)
         messenger.consume(chosen, _worker_options(options), bus=bus_name, limits=_limits(options))
 
 
@@ -126,12 +126,13 @@ def _chosen(messenger: Messenger, names: tuple[str, ...], *, every: bool, exclud
     return [click.prompt("Receiver", type=click.Choice(list(messenger.transports)), err=True)]
 
 
-def _log_message(event: MessageSettled) -> None:
-    identity = event.envelope.last(MessageIdStamp)
-    logger.info(
-        "%s: %s %s from %s",
-        event.outcome.capitalize(),
-        type_name_of(event.envelope),
-        identity.id if identity is not None else "without an id",
-        event.transport_name,
-    )
+def _log_handled(event: MessageSettled) -> None:
+    # What failed is logged where it is settled.
+    if event.outcome == "handled":
+        logger.info(
+            'Message %s of "%s" was handled: %s',
+            message_id_of(event.envelope),
+            event.transport_name,
+            type_name_of(event.envelope),
+            extra=log_context(event.envelope, event.transport_name),
+        )

@@ -64,8 +64,10 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numeric: Collection[str] = ()) -> None:
         """Print rows under their columns. None prints as a dash; ``numeric`` columns are aligned to the right."""
-        cells = [[_cell(value) for value in row] for row in rows]
-        if self.is_terminal():
+        # A person reads 12,345; a program that reads a pipe wants 12345.
+        drawn = self.is_terminal()
+        cells = [[_cell(value, grouped=drawn) for value in row] for row in rows]
+        if drawn:
             self._drawn(columns, cells, numeric)
         else:
             self._plain(columns, cells, numeric)
@@ -108,10 +110,10 @@ class Output:
         Console(file=sys.stdout, force_terminal=self.ansi).print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, grouped: bool = False) -> str:
     if value is None:
         return EMPTY
-    return printable(f"{value:,}" if type(value) is int else str(value))
+    return printable(f"{value:,}" if grouped and type(value) is int else str(value))
 
 
 def _printable_json(line: str) -> str:
