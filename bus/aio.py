@@ -73,7 +73,7 @@ def wait(awaitable: Awaitable[T]) -> T:
         return cast("T", cast("greenlet", current.parent).switch(awaitable))
     if asyncio._get_running_loop() is not None:
         if isinstance(awaitable, Generator) or hasattr(awaitable, "close"):
-            awaitable.close()  # type: ignore[union-attr]
+            awaitable.close()
         raise BusError(
             'An "async def" handler cannot be awaited by a blocking call on a running event loop; '
             "use await bus.dispatch_async(...) there."

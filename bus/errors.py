@@ -6,6 +6,7 @@ BusError
 ├── RecoverableError                mark: trying again may help (optional ``retry_delay`` in milliseconds)
 ├── UnrecoverableError              mark: trying again cannot help; straight to the failure transport
 │   ├── NoHandlerError              no handler for a message
+│   ├── NoSenderError               no transport for a message, on a bus that asks for one
 │   ├── EncodingError               a message or stamp cannot be written
 │   └── DecodingError               bytes and headers cannot be read
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
@@ -66,6 +67,10 @@ class UnrecoverableError(BusError):
 
 class NoHandlerError(UnrecoverableError):
     """No handler takes this message."""
+
+
+class NoSenderError(UnrecoverableError):
+    """No transport takes this message, and its bus does not allow that."""
 
 
 class EncodingError(UnrecoverableError):

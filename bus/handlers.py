@@ -128,7 +128,7 @@ def describe(target: Any, container: Container | None = None) -> Iterator[Handle
     """
     if not isinstance(target, type):
         for options in marks_of(target) or (HandlerOptions(),):
-            yield _descriptor(target, lambda target=target: target, options, container, bound=True)
+            yield _descriptor(target, lambda: target, options, container, bound=True)
         return
     instance = functools.cache(lambda: container.get(target) if container is not None else target())
     for options in marks_of(target):

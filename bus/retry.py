@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from bus.errors import HandlerFailedError, RecoverableError, UnrecoverableError
 
@@ -45,7 +46,17 @@ class RetryPolicy:
         return int(min(max(wait, 0.0), cap))
 
 
-def delay_before_retry(policy: RetryPolicy, error: BaseException, attempt: int) -> int | None:
+class RetryStrategy(Protocol):
+    """What decides on retries: a RetryPolicy, or an object of your own."""
+
+    def should_retry(self, attempt: int, /) -> bool:
+        """Tell whether a message that was retried ``attempt`` times is tried once more."""
+
+    def get_delay(self, attempt: int, /) -> int:
+        """Return the milliseconds to wait before that."""
+
+
+def delay_before_retry(policy: RetryStrategy, error: BaseException, attempt: int) -> int | None:
     """Decide on a message that was retried ``attempt`` times and failed again.
 
     Return the milliseconds to wait, or None to give up. A RecoverableError is tried again within ``max_retries``, with

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bus.clock import Clock, SystemClock
+from bus.config.checks import check
 from bus.config.discovery import Discovered, discover, import_module, import_object
+from bus.config.nodes import below
 from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
 from bus.config.stack import Wiring, build_bus
 from bus.errors import ConfigurationError, describe, did_you_mean
@@ -17,7 +19,7 @@ from bus.handlers import Container, HandlerDescriptor, HandlersLocator
 from bus.handlers import describe as describe_handlers
 from bus.message_bus import MessageBus
 from bus.messages import MessageTypes
-from bus.middleware.retry import RetryStrategy
+from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.serializer import JsonSerializer, Serializer
 from bus.settlement import Settler
@@ -54,17 +56,20 @@ class _Builder:
         self._problems: list[str] = []
 
     def build(self, imports: Iterable[str], targets: Iterable[Any]) -> Parts:
+        for path, problem in check(self._config):
+            self._problem(path, problem)
+        self._stop_at_problems()
         found = self._discover(imports)
         handlers = self._handlers([*found.handlers, *targets])
         types = self._types(found, handlers)
         routing = self._routing(types)
         self._stop_at_problems()
         transports = self._transports(found, types)
-        failure_transports = self._failure_transports()
+        given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}
         wiring = Wiring(
             routing=routing,
             transports=transports,
-            failure_transports=failure_transports,
+            failure_transports=given_up_to,
             strategies={name: self._strategy(name, each) for name, each in self._config.transports.items()},
             aliases=self._config.aliases,
             container=self._container,
@@ -82,15 +87,15 @@ class _Builder:
             buses={name: each for name, each in buses.items() if each is not None},
             default_bus=self._config.default_bus or next(iter(configured)),
             transports=real,
-            failure_transports=failure_transports,
+            failure_transports=given_up_to,
             events=events,
-            settler=Settler(real, failure_transports, events),
+            settler=Settler(real, given_up_to, events),
         )
 
     def _discover(self, imports: Iterable[str]) -> Discovered:
         modules = [import_module("__main__")]
         for position, name in enumerate(self._config.imports):
-            with self._collecting(f"imports.{position}"):
+            with self._collecting(below("imports", position)):
                 modules.append(import_module(name))
         for name in imports:
             with self._collecting("imports"):
@@ -117,7 +122,7 @@ class _Builder:
         for alias, target in self._config.aliases.items():
             # An alias that leads to code ("module:factory") is a service id of a PHP configuration.
             if ":" not in target:
-                with self._collecting(f"aliases.{alias}"):
+                with self._collecting(below("aliases", alias)):
                     types.add_alias(alias, target)
         return types
 
@@ -126,7 +131,7 @@ class _Builder:
             known = types.by_name(key)
             if known is not None or "\\" in key:
                 return known
-            with self._collecting(f"routing.{key}"):
+            with self._collecting(below("routing", key)):
                 cls = import_object(key)
                 if not isinstance(cls, type):
                     raise ConfigurationError(f'"{key}" is no class')
@@ -141,10 +146,12 @@ class _Builder:
         context = DriverContext(connections=self._config.connections, clock=self._clock)
         transports: dict[str, Transport | SyncTransport] = {}
         for name, config in self._config.transports.items():
-            with self._collecting(f"transports.{name}"):
+            with self._collecting(below("transports", name)):
                 if Dsn.parse(config.dsn).scheme == "sync":
                     transports[name] = SyncTransport(name)
                     continue
+                if config.rate_limiter is not None:
+                    raise ConfigurationError('"rate_limiter" is not part of this version')
                 serializer = self._serializer(config.serializer or self._config.serializer, types) or default
                 driver = create_driver(name, config.dsn, config.options, context)
                 transports[name] = Transport(
@@ -161,7 +168,7 @@ class _Builder:
     def _strategy(self, name: str, config: TransportConfig) -> RetryStrategy:
         if config.retry_service is None:
             return config.retry
-        with self._collecting(f"transports.{name}.retry_strategy.service"):
+        with self._collecting(below(below("transports", name), "retry_strategy.service")):
             strategy: RetryStrategy = self._from_factory(config.retry_service)
             return strategy
         return config.retry
@@ -174,18 +181,10 @@ class _Builder:
         except Exception as error:
             raise ConfigurationError(f'"{path}" cannot be built: {describe(error)}') from error
 
-    def _failure_transports(self) -> dict[str, str | None]:
-        general = self._config.failure_transport
-        targets: dict[str, str | None] = {}
-        for name, config in self._config.transports.items():
-            target = config.failure_transport or general
-            targets[name] = target if target != name else None
-        return targets
-
     def _bus(
         self, name: str, config: BusConfig, handlers: Iterable[HandlerDescriptor], wiring: Wiring
     ) -> MessageBus | None:
-        with self._collecting(f"buses.{name}.middleware"):
+        with self._collecting(below(below("buses", name), "middleware")):
             return build_bus(name, config, HandlersLocator(handlers, name), wiring)
         return None
 
@@ -202,9 +201,12 @@ class _Builder:
         try:
             yield
         except ConfigurationError as error:
-            where = self._config.locations.get(path) or self._config.source
-            prefix = f"{where} {path}: " if where else f"{path}: "
-            self._problems.extend(prefix + problem for problem in error.problems)
+            for problem in error.problems:
+                self._problem(path, problem)
+
+    def _problem(self, path: str, problem: str) -> None:
+        where = self._config.locations.get(path) or self._config.source
+        self._problems.append(f"{where} {path}: {problem}" if where else f"{path}: {problem}")
 
     def _stop_at_problems(self) -> None:
         if self._problems:

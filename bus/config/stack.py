@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from bus.middleware.failed_message_processing import FailedMessageProcessingMidd
 from bus.middleware.failure_transport import FailureTransportMiddleware
 from bus.middleware.handle import HandleMiddleware
 from bus.middleware.identity import IdentityMiddleware
-from bus.middleware.retry import RetryMiddleware, RetryStrategy
+from bus.middleware.retry import RetryMiddleware
 from bus.middleware.send import SendMiddleware
+from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.transports.sync import SyncTransport
 from bus.transports.transport import Transport
@@ -53,32 +54,31 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
     """
     own = [_own(each, wiring) for each in config.middleware if each.name not in WITHOUT_MEANING]
     around_handler = [each for each in own if _is_around_handler(each)]
-    built_in: dict[str, Callable[[], Middleware]] = {
-        "default_stamps": DefaultStampsMiddleware,
-        "bus_name": lambda: BusNameMiddleware(name),
-        "failed_message_processing": FailedMessageProcessingMiddleware,
-        "send": lambda: SendMiddleware(wiring.routing, wiring.transports),
-        "handle": lambda: HandleMiddleware(locator, around_handler, allow_no_handlers=config.allow_no_handlers),
+    built_in: dict[str, Middleware] = {
+        "default_stamps": DefaultStampsMiddleware(),
+        "bus_name": BusNameMiddleware(name),
+        "failed_message_processing": FailedMessageProcessingMiddleware(),
+        "send": SendMiddleware(wiring.routing, wiring.transports, allow_no_senders=config.allow_no_senders),
+        "handle": HandleMiddleware(locator, around_handler, allow_no_handlers=config.allow_no_handlers),
     }
-    around_message = [built_in[each]() if isinstance(each, str) else each for each in own if each not in around_handler]
-    if config.default_middleware:
-        before, after = ("default_stamps", "bus_name"), ("failed_message_processing",)
-        last = ("send", "handle")
-    else:
-        before = after = last = ()
-        if "handle" not in own:
-            raise ConfigurationError('without its default middleware a bus needs "handle_message" in its list')
+    around_message = [built_in[each] if isinstance(each, str) else each for each in own if each not in around_handler]
+    if not config.default_middleware and "handle" not in own:
+        raise ConfigurationError('without its default middleware a bus needs "handle_message" in its list')
+
+    def default(*names: str) -> list[Middleware]:
+        return [built_in[each] for each in names] if config.default_middleware else []
+
     given_up_at = {each for each in wiring.failure_transports.values() if each is not None}
     # Identity, failure transport and retry stay even where the default middleware is switched off: in Symfony, too,
     # retries and the failure transport belong to the worker and not to the list.
     stack: list[Middleware] = [
         IdentityMiddleware(),
-        *(built_in[each]() for each in before),
+        *default("default_stamps", "bus_name"),
         FailureTransportMiddleware(wiring.failure_transports),
         RetryMiddleware(wiring.strategies, given_up_at),
-        *(built_in[each]() for each in after),
+        *default("failed_message_processing"),
         *around_message,
-        *(built_in[each]() for each in last),
+        *default("send", "handle"),
     ]
     return MessageBus(name, stack, locator)
 

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
 
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError
 from bus.middleware.base import CallNext
-from bus.retry import delay_before_retry
+from bus.retry import RetryStrategy, delay_before_retry
 from bus.stamps import ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
-
-
-class RetryStrategy(Protocol):
-    """What decides on retries: a RetryPolicy, or an object of your own."""
-
-    def should_retry(self, attempt: int) -> bool:
-        """Tell whether a message that was retried ``attempt`` times is tried once more."""
-
-    def get_delay(self, attempt: int) -> int:
-        """Return the milliseconds to wait before that."""
 
 
 class RetryMiddleware:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bus.envelope import Envelope
-from bus.errors import ConfigurationError, SendFailedError, did_you_mean, quoted
+from bus.errors import ConfigurationError, NoSenderError, SendFailedError, did_you_mean, quoted
 from bus.middleware.base import CallNext
 from bus.routing import Routing
 from bus.stamps import HandledBySyncTransportStamp, HeldStamp, ReceivedStamp
@@ -20,9 +20,12 @@ class SendMiddleware:
     Inside a handler a send is held until that handler has succeeded. A received message is never sent again.
     """
 
-    def __init__(self, routing: Routing, transports: Mapping[str, Transport | SyncTransport]) -> None:
+    def __init__(
+        self, routing: Routing, transports: Mapping[str, Transport | SyncTransport], *, allow_no_senders: bool = True
+    ) -> None:
         self._routing = routing
         self._transports = transports
+        self._allow_no_senders = allow_no_senders
 
     def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         """Send the message, or pass it on."""
@@ -30,6 +33,11 @@ class SendMiddleware:
             return call_next(envelope)
         names = self._routing.of(envelope)
         if not names:
+            if not self._allow_no_senders:
+                raise NoSenderError(
+                    f'No routing rule matches the message "{type(envelope.message).__qualname__}", '
+                    "and the bus does not allow that (allow_no_senders: false)."
+                )
             return call_next(envelope)
         transports = [self._transport(name) for name in names]
         senders = [each for each in transports if isinstance(each, Transport)]
