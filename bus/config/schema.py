@@ -1,17 +1,15 @@
 """The frozen model of a configuration: what the YAML can say, and what Python can say instead.
 
-It knows neither YAML nor transports. Durations of Symfony's options keep Symfony's unit, named at the field.
+It knows neither YAML nor transports. Durations of Symfony's options keep Symfony's unit, named at the field. What may
+hold a password is left out of every ``repr``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from bus.retry import RetryPolicy
-
-DefaultMiddleware = Literal["enabled", "disabled", "allow_no_handlers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +20,24 @@ class MiddlewareConfig:
     """
 
     name: str
-    arguments: Mapping[str, object] = field(default_factory=dict)
-    positional: tuple[object, ...] = ()
+    arguments: Mapping[str, object] = field(default_factory=dict, repr=False)
+    positional: tuple[object, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusConfig:
-    """One bus. ``allow_no_handlers``: a message without a handler is no error."""
+    """One bus.
+
+    Attributes:
+        default_middleware: whether the bus has its default middleware around and behind its own.
+        allow_no_handlers: a message without a handler is no error.
+        allow_no_senders: a message that no transport takes is no error; it is handled here.
+        middleware: the user's, outermost first.
+    """
 
     default_middleware: bool = True
     allow_no_handlers: bool = False
+    allow_no_senders: bool = True
     middleware: tuple[MiddlewareConfig, ...] = ()
 
 
@@ -39,12 +45,12 @@ class BusConfig:
 class TransportConfig:
     """One transport. ``options`` are the driver's own, checked when it is built.
 
-    ``retry`` is None for a retry service of Python (``retry_service``: ``module:factory``). A message that was
+    With a ``retry_service`` (``module:factory``) that decides on retries, and not ``retry``. A message that was
     delivered more than ``max_deliveries`` times without ever being settled goes to the failure transport unread.
     """
 
-    dsn: str
-    options: Mapping[str, object] = field(default_factory=dict)
+    dsn: str = field(repr=False)
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
     serializer: str | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     retry_service: str | None = None
@@ -65,9 +71,10 @@ class MessengerConfig:
         routing: wire name, alias, dotted Python path or pattern, to the names of transports.
         aliases: further name -> wire name of a message, or a service id -> ``module:factory``.
         connections: name -> database URL, meant by ``sql://name`` and ``doctrine://name``.
-        store: the shared store.
+        store: DSN of the shared store.
         serializer: of the transports that name none; None is Symfony's JSON.
         source: the file that this was read from, for error messages.
+        locations: where it stands in that file: path, such as ``transports.async.dsn`` -> ``file:line:column``.
     """
 
     imports: tuple[str, ...] = ()
@@ -77,8 +84,18 @@ class MessengerConfig:
     transports: Mapping[str, TransportConfig] = field(default_factory=dict)
     routing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
-    connections: Mapping[str, str] = field(default_factory=dict)
-    store: str = "sql://default"
+    connections: Mapping[str, str] = field(default_factory=dict, repr=False)
+    store: str = field(default="sql://default", repr=False)
     serializer: str | None = None
     source: str | None = None
     locations: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def failure_transport_of(self, transport: str) -> str | None:
+        """Return where messages of a transport go when they are given up: its own, else the general one.
+
+        None for the general failure transport itself, unless it names one of its own.
+        """
+        own = self.transports[transport].failure_transport
+        if own is not None:
+            return own
+        return None if transport == self.failure_transport else self.failure_transport

@@ -1,0 +1,160 @@
+"""Checks what single values cannot show: names that must exist, circles, and rules between keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from bus.config.nodes import below, shown, suggestion
+from bus.config.schema import MessengerConfig
+from bus.errors import quoted
+
+_DSN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S*")
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+# Each transport of these is a store of its own, even where the DSN is the same.
+_IN_PROCESS = ("in-memory:", "sync:")
+
+Problem = tuple[str, str]  # path and sentence
+
+
+def check(
+    config: MessengerConfig, value_at: Callable[[str, str], str] = lambda _, text: shown(text)
+) -> Iterator[Problem]:
+    """Yield the path and the sentence of every problem of a configuration, whether YAML or Python made it.
+
+    ``value_at`` says how the text at a path is shown.
+    """
+    yield from _imports(config, value_at)
+    yield from _buses(config, value_at)
+    yield from _transports(config)
+    yield from _failure_transports(config, value_at)
+    yield from _routing(config, value_at)
+
+
+def routing_notes(config: MessengerConfig, known: Iterable[str]) -> tuple[str, ...]:
+    """Return a line, with its position, for each routing key that no message has.
+
+    ``known`` are the names of the messages that are here. Such a key may belong to a PHP application that shares the
+    file. A dotted path without a wildcard is not looked at: one that does not exist is an error of its own.
+    """
+    names = tuple(known)
+    lines = []
+    for key in config.routing:
+        namespace = key.removesuffix("*")
+        if key == "*" or (namespace == key and "\\" not in key):
+            continue
+        if not any(name == key or (namespace != key and name.startswith(namespace)) for name in names):
+            where = config.locations.get(below("routing", key), config.source or "")
+            lines.append(f"{where} {below('routing', key)}: no message here has this name".lstrip())
+    return tuple(lines)
+
+
+def _imports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
+    for position, name in enumerate(config.imports):
+        path = below("imports", position)
+        if not _MODULE.fullmatch(name):
+            module = name.removesuffix(".py").strip("./").replace("/", ".")
+            hint = f'; write "{module}"' if _MODULE.fullmatch(module) and shown(name).startswith('"') else ""
+            yield path, f'{value_at(path, name)} is no module, such as "shop.handlers"{hint}'
+
+
+def _buses(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
+    names = config.buses or ("messenger.bus.default",)
+    if config.default_bus is None and len(names) > 1:
+        yield "default_bus", f"with more than one bus it must be named here (buses are {quoted(names)})"
+    if config.default_bus is not None and config.default_bus not in names:
+        yield (
+            "default_bus",
+            f"there is no bus {value_at('default_bus', config.default_bus)}"
+            + _or_valid(config.default_bus, names, "buses"),
+        )
+
+
+def _transports(config: MessengerConfig) -> Iterator[Problem]:
+    for name, transport in config.transports.items():
+        # An empty DSN was reported when it was read.
+        if transport.dsn and not _DSN.fullmatch(transport.dsn):
+            yield (
+                below(below("transports", name), "dsn"),
+                ('this is no DSN; it begins with a scheme, such as "doctrine://default" or "sync://"'),
+            )
+
+
+def _failure_transports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
+    named = {"failure_transport": config.failure_transport}
+    for name, transport in config.transports.items():
+        named[below(below("transports", name), "failure_transport")] = transport.failure_transport
+    for path, target in named.items():
+        if target is None:
+            continue
+        if _is_missing(target, config):
+            yield (
+                path,
+                f"there is no transport {value_at(path, target)}" + _or_valid(target, config.transports, "transports"),
+            )
+        elif target in config.transports and config.transports[target].dsn.startswith("sync:"):
+            yield path, f"{value_at(path, target)} is a sync:// transport, which keeps no messages"
+    yield from _circles(config)
+    yield from _shared_queues(config)
+
+
+def _shared_queues(config: MessengerConfig) -> Iterator[Problem]:
+    for name, transport in config.transports.items():
+        target = config.failure_transport_of(name)
+        other = config.transports.get(target) if target is not None and target != name else None
+        if other is None or transport.dsn == "" or transport.dsn.startswith(_IN_PROCESS):
+            continue
+        if (transport.dsn, transport.options) == (other.dsn, other.options):
+            yield below("transports", name), f"it is the same queue as its failure transport {shown(target or name)}"
+
+
+def _circles(config: MessengerConfig) -> Iterator[Problem]:
+    """Yield each circle of failure transports once, at the first transport of it that the file has."""
+    reported: set[str] = set()
+    for start in config.transports:
+        walked: list[str] = []
+        name: str | None = start
+        while name is not None and name in config.transports and name not in walked:
+            walked.append(name)
+            name = config.failure_transport_of(name)
+        if name in walked and not reported.intersection(walked):
+            circle = walked[walked.index(name) :]
+            reported.update(walked)
+            shape = " -> ".join(shown(each) for each in [*circle, circle[0]])
+            own = next(each for each in circle if config.transports[each].failure_transport is not None)
+            path = below(below("transports", own), "failure_transport")
+            yield path, f"failure transports form a circle: {shape}"
+
+
+def _routing(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
+    for key, senders in config.routing.items():
+        path = below("routing", key)
+        if "*" in key and key != "*" and not re.fullmatch(r"[^*]+[.\\]\*", key):
+            yield path, 'a "*" stands alone or at the end of a namespace, as in "shop.events.*"'
+        elif key.startswith("\\"):
+            yield path, "leave out the backslash at the beginning"
+        for position, name in enumerate(senders):
+            if _is_missing(name, config):
+                place = _place_of_sender(path, position, config)
+                yield (
+                    place,
+                    f"there is no transport {value_at(place, name)}" + _or_valid(name, config.transports, "transports"),
+                )
+
+
+def _place_of_sender(path: str, position: int, config: MessengerConfig) -> str:
+    """Return the path of a sender: its place in the list, or of the single name that stands for one."""
+    place = below(path, "senders")
+    in_list = below(place, position)
+    return in_list if in_list in config.locations else place if place in config.locations else path
+
+
+def _is_missing(transport: str, config: MessengerConfig) -> bool:
+    """Tell whether there is no such transport; one that the file has and that is wrong was reported before."""
+    return transport not in config.transports and below("transports", transport) not in config.locations
+
+
+def _or_valid(name: str, valid: Iterable[str], kind: str) -> str:
+    names = [each for each in valid if shown(each).startswith('"')]
+    return suggestion(name, names) or f" ({kind} are {quoted(names)})"
