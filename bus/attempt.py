@@ -21,7 +21,7 @@ from bus.transports.transport import Transport
 logger = logging.getLogger(__name__)
 
 _CONSUMED: Final = ConsumedByWorkerStamp()
-_RETURN_AFTER: Final = 1000  # milliseconds until a message comes back whose outcome could not be carried out
+_COMES_BACK_AFTER: Final = 1000  # milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,16 @@ class Attempts:
 
     def make(self, message: ReceivedMessage) -> None:
         """Hand a message to the stack and note what came of it in ``message.result``."""
+        try:
+            if not self._begin(message):
+                return
+        except Exception as error:  # noqa: BLE001 - logged; no handler has seen the message, so it is no failure of it
+            self._put_back(message, error)
+            return
         pid = os.getpid()
         try:
-            if not message.claim.begin():
-                self._log_taken_away(message)
-                return
-            message.begun_at = self._clock.monotonic()
-            received = message.envelope = message.envelope.with_(_CONSUMED)
-            self._events.emit(MessageReceived(received))
-            if self._settler.refuse(received):
-                return
             failpoints.reach("handler_start")
-            message.result = self._dispatch(received)
+            message.result = self._dispatch(message.envelope)
             failpoints.reach("handler_end")
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler ends the attempt, not the worker
             message.result = error
@@ -75,19 +73,13 @@ class Attempts:
             os._exit(1 if isinstance(message.result, BaseException) else 0)
 
     def conclude(self, message: ReceivedMessage) -> None:
-        """Have carried out what the stack decided. Where that fails, the message comes back."""
+        """Have carried out what the stack decided. Should that fail, the message comes back."""
         if message.result is None:
             return
         try:
             self._settler.conclude(message.envelope, message.result)
-        except BaseException:
-            logger.exception(
-                'The outcome of message "%s" could not be carried out; it comes back in %d ms',
-                message_id_of(message.envelope),
-                _RETURN_AFTER,
-                extra=log_context(message.envelope, self._transports[message.receiver].name),
-            )
-            self._transports[message.receiver].requeue(message.envelope, _RETURN_AFTER)
+        except Exception as error:  # noqa: BLE001 - logged; one message must not end the worker
+            self._put_back(message, error)
 
     def describe(self, message: ReceivedMessage) -> RunningMessage:
         """Say what a message is and how long its attempt has run."""
@@ -96,14 +88,37 @@ class Attempts:
             message_id_of(message.envelope),
             f"{kind.__module__}.{kind.__qualname__}",
             self._transports[message.receiver].name,
-            self._clock.monotonic() - message.begun_at if message.begun_at else 0.0,
+            self._clock.monotonic() - message.begun_at if message.begun_at is not None else 0.0,
         )
 
-    def _log_taken_away(self, message: ReceivedMessage) -> None:
-        name = self._transports[message.receiver].name
-        logger.info(
-            'Message "%s" was taken away by transport "%s" before it began; it is handled elsewhere',
+    def _begin(self, message: ReceivedMessage) -> bool:
+        """Begin the claim; False when the message is not to be handled."""
+        if not message.claim.begin():
+            name = self._transports[message.receiver].name
+            logger.info(
+                'Message "%s" was taken away by transport "%s" before it began; it is handled elsewhere',
+                message_id_of(message.envelope),
+                name,
+                extra=log_context(message.envelope, name),
+            )
+            return False
+        message.begun_at = self._clock.monotonic()
+        message.envelope = message.envelope.with_(_CONSUMED)
+        self._events.emit(MessageReceived(message.envelope))
+        return not self._settler.refuse(message.envelope)
+
+    def _put_back(self, message: ReceivedMessage, error: Exception) -> None:
+        transport = self._transports[message.receiver]
+        facts = log_context(message.envelope, transport.name)
+        logger.error(
+            'Message "%s" from "%s" could not be begun or settled; it comes back in %d ms',
             message_id_of(message.envelope),
-            name,
-            extra=log_context(message.envelope, name),
+            transport.name,
+            _COMES_BACK_AFTER,
+            exc_info=error,
+            extra=facts,
         )
+        try:
+            transport.requeue(message.envelope, _COMES_BACK_AFTER)
+        except Exception:
+            logger.exception('Message "%s" stays claimed until this process ends', facts["message_id"], extra=facts)

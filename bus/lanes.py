@@ -23,7 +23,7 @@ class ReceivedMessage:
         claim: the right to handle it.
         receiver: the position of its receiver; a lower one goes first.
         key: its partition key.
-        begun_at: when its attempt began, on the worker's monotonic clock; 0 before, and where its claim was lost.
+        begun_at: when its attempt began, on the worker's monotonic clock; None before, and where its claim was lost.
         result: what the stack made of it: an envelope, what was raised, or None where nothing is left to settle.
     """
 
@@ -31,7 +31,7 @@ class ReceivedMessage:
     claim: Claim
     receiver: int
     key: str | None = None
-    begun_at: float = 0.0
+    begun_at: float | None = None
     result: Envelope | BaseException | None = None
     suspect: bool = field(init=False)
 
@@ -128,7 +128,7 @@ class Lanes:
         """Take note that a message has left the worker's hands; the next of its lane may run."""
         with self._lock:
             self.running.remove(message)
-            if self.allowance is not None and not message.begun_at:
+            if self.allowance is not None and message.begun_at is None:
                 self.allowance += 1
             if message.suspect:
                 self.suspects -= 1

@@ -27,7 +27,7 @@ EXIT_GRACE_EXCEEDED: Final = 6
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 _SECOND_SIGNAL_AFTER: Final = 1.0  # seconds; a signal to a whole process group often comes twice
 _LOOK_AGAIN: Final = 0.01  # seconds between two looks at whether a handler changed the signals: a look takes 4 µs
-_SEEN_BY_PYTHON: Final = 0  # no signal has this number
+_SEEN_BY_PYTHON: Final = 128  # added to a number that does not come from the wakeup fd; no signal is that high
 _OUTPUT_DEADLINE: Final = 1.0  # seconds that a last line may wait for whoever reads our output
 
 
@@ -117,7 +117,7 @@ class _Watch:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # The thread has usually read the number from the wakeup fd by now; this serves when a handler took that away.
         with suppress(OSError):
-            self._sending.send(bytes((_SEEN_BY_PYTHON,)))
+            self._sending.send(bytes((number + _SEEN_BY_PYTHON,)))
 
     def _hold_on(self, event: MessageSettled | WorkerIdle) -> None:
         """Put our signal handlers back if a message's handler, such as one with an event loop, replaced them."""
@@ -143,14 +143,15 @@ class _Watch:
             seen = self._receiving.recv(4096)
             if not seen:
                 return
-            names = [_name(number) for number in seen if number == _SEEN_BY_PYTHON or number in _STOPPING]
+            names = [signal.Signals(number % _SEEN_BY_PYTHON).name for number in seen if _stops(number)]
             if not names:
                 continue
             if first is None:
                 first = now
                 self._worker.stop(f"{names[0]} received")
                 _bounded(partial(_announce, names[0]))
-            elif now - first >= _SECOND_SIGNAL_AFTER and any(number in _STOPPING for number in seen):
+            elif now - first >= _SECOND_SIGNAL_AFTER and any(number < _SEEN_BY_PYTHON for number in seen):
+                # Not where only Python saw it: that may be the first signal, seen late after a long C call.
                 self._leave(f"a second {names[0]} came")
 
     def _leave(self, reason: str) -> None:
@@ -173,8 +174,8 @@ def _leave_signals_to_the_parent() -> None:
 os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
 
 
-def _name(number: int) -> str:
-    return signal.Signals(number).name if number != _SEEN_BY_PYTHON else "A signal"
+def _stops(number: int) -> bool:
+    return number % _SEEN_BY_PYTHON in _STOPPING
 
 
 def _announce(name: str) -> None:

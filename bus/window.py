@@ -8,7 +8,7 @@ from typing import Final
 _LOOK_AHEAD: Final = 0.1  # seconds of work that are fetched in advance
 _MOST: Final = 100
 _WEIGHT: Final = 0.2  # of the newest handling time in the average
-_SHORTEST: Final = 1e-6  # seconds; what a message counts that takes no measurable time
+_SHORTEST: Final = 1e-6  # seconds; what a message counts that took no measurable time
 
 
 class Window:
@@ -56,6 +56,7 @@ class Window:
         with self._lock:
             self._ended += 1
             if seconds is not None:
+                seconds = max(seconds, _SHORTEST)
                 self._seconds = self._seconds + _WEIGHT * (seconds - self._seconds) if self._seconds else seconds
                 if not self._suspicious:
                     self.capacity = self._fitting()
@@ -66,5 +67,5 @@ class Window:
         least = self._concurrency + 1
         if not self._seconds:
             return least
-        fitting = int(_LOOK_AHEAD * self._concurrency / max(self._seconds, _SHORTEST))
+        fitting = int(_LOOK_AHEAD * self._concurrency / self._seconds)
         return max(least, min(_MOST, fitting))

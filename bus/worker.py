@@ -252,5 +252,5 @@ class Worker:
 
     def _end(self, message: ReceivedMessage) -> None:
         self._lanes.end(message)
-        seconds = self._clock.monotonic() - message.begun_at if message.begun_at else None
+        seconds = self._clock.monotonic() - message.begun_at if message.begun_at is not None else None
         self._intake.receivers[message.receiver].window.ended(seconds)
