@@ -1,0 +1,10 @@
+"""``sqlite://``, ``sql://`` and ``doctrine://``: messages in a table that PHP's Doctrine transport can share.
+
+Words: a transport's *queue* is a value of the column ``queue_name``; to *claim* a message is to write a token beside
+it; a *lane* is one priority of a queue.
+"""
+
+from bus.transports.sql.driver import SqlDriver, create
+from bus.transports.sql.options import SqlOptions
+
+__all__ = ["SqlDriver", "SqlOptions", "create"]

@@ -1,0 +1,292 @@
+"""The SQL driver: when the table is made ready, who holds what, and what becomes of errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from bus.clock import Clock
+from bus.errors import SendRefused, SendUnknown, TransportError
+from bus.stamps import SqlReceivedStamp
+from bus.transports.base import (
+    Ack,
+    Claim,
+    Counts,
+    Delivery,
+    Discard,
+    Outgoing,
+    Park,
+    Peeked,
+    Requeue,
+    Sent,
+    Settlement,
+)
+from bus.transports.dsn import Dsn, options_from
+from bus.transports.sql.connection import Database
+from bus.transports.sql.locks import ClaimLocks
+from bus.transports.sql.options import SqlOptions, database_path
+from bus.transports.sql.rows import from_texts
+from bus.transports.sql.setup import SEND_DEADLINE, PreparedTable
+from bus.transports.sql.table import QueueTable, Row
+
+if TYPE_CHECKING:
+    from bus.transports.registry import DriverContext
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long one call waits for another writer, in seconds. The callers try again as long as they live; a short wait here
+# lets a worker notice that it shall stop.
+_CALL_DEADLINE = 2.0
+_BETWEEN_RECOVERIES = 5.0  # seconds
+
+
+class SqlClaim(Claim):
+    """A claim written into a row.
+
+    ``token`` fences it. ``place`` is the time by which the row was ordered, so that it can go back to where it was.
+    """
+
+    __slots__ = ("place", "row", "token")
+
+    def __init__(self, row: Row, received: SqlReceivedStamp, token: str) -> None:
+        super().__init__(row.id, row.deliveries + 1, received.queue, received)
+        self.row = row.id
+        self.token = token
+        self.place = row.place.decode()
+
+
+def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqlDriver:
+    """Build the driver of a ``sqlite://``, ``sql://`` or ``doctrine://`` transport."""
+    return SqlDriver(database_path(name, dsn, context), options_from(SqlOptions, dsn, options, name), context.clock)
+
+
+class SqlDriver:
+    """Moves messages in and out of one queue of a table. Thread-safe; ``get`` and ``take`` belong to one thread each.
+
+    It connects when it is first used, and again after ``close``. A forked child begins anew: it neither keeps, nor
+    settles, nor gives back what its parent claimed.
+    """
+
+    def __init__(self, path: Path, options: SqlOptions, clock: Clock) -> None:
+        self._clock = clock
+        self._database = Database(path)
+        self._prepared = PreparedTable(self._database, options)
+        self._locks = ClaimLocks(Path(f"{os.path.realpath(path)}-claims"))
+        self._begin_without_claims()
+        _drivers.add(self)
+
+    def _begin_without_claims(self) -> None:
+        self._claiming = threading.Lock()  # around claiming and giving back, so that close sees every claim
+        self._held: dict[str | int, SqlClaim] = {}
+        self._next_recovery = float("-inf")
+
+    # --- sending ---
+
+    def send(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Store all messages in one transaction, or none of them; waits up to 5 s for other writers."""
+        try:
+            table, now = self._prepared.usable(), self._now()
+            rows = [table.row_of(outgoing, now) for outgoing in batch]
+            ids = self._write(lambda cursor: table.insert(cursor, rows), SEND_DEADLINE)
+        except SendUnknown as error:
+            return [_again(SendUnknown, error) for _ in batch]
+        except TransportError as error:
+            return [_again(SendRefused, error) for _ in batch]
+        return [Sent(row) for row in ids]
+
+    # --- receiving ---
+
+    def get(self, limit: int) -> Sequence[Delivery]:
+        """Claim what is due, by priority, then time. Raises ConnectionLostError where a writer is in the way for 2 s.
+
+        Raises:
+            AccessDeniedError: the table lacks what claiming needs and may not be changed.
+        """
+        with self._claiming:
+            table = self._prepared.claimable()
+            if self._clock.monotonic() >= self._next_recovery:
+                self._recover(table)
+            now = self._now()
+            # A look first: an idle worker takes no write lock, and a writer does not stop it.
+            if limit < 1 or not self._read(lambda cursor: table.is_anything_ready(cursor, now)):
+                return ()
+            token = self._locks.token()
+            rows = self._write(lambda cursor: table.claim(cursor, token, limit, now), _CALL_DEADLINE)
+            return [self._delivery(table, row, token) for row in rows]
+
+    def take(self, transport_id: str | int) -> Delivery | None:
+        """Claim this message, a parked or delayed one too; None when it is gone or held."""
+        wanted = _row_id(transport_id)
+        if wanted is None:
+            return None
+        with self._claiming:
+            table, token = self._prepared.claimable(), self._locks.token()
+
+            def claim(cursor: sqlite3.Cursor) -> Row | None:
+                return table.take(cursor, token, wanted, self._now())
+
+            row = self._write(claim, _CALL_DEADLINE)
+            if row is None:
+                self._recover(table)  # it may be a dead worker's
+                row = self._write(claim, _CALL_DEADLINE)
+            return None if row is None else self._delivery(table, row, token)
+
+    def _delivery(self, table: QueueTable, row: Row, token: str) -> Delivery:
+        claim = SqlClaim(row, SqlReceivedStamp(row.id, table.name, table.queue), token)
+        self._held[row.id] = claim
+        return Delivery(*from_texts(row.body, row.headers), claim)
+
+    def _recover(self, table: QueueTable) -> None:
+        """Let go what dead workers hold, and remove their lock files."""
+        tokens = self._read(table.holders) | self._locks.tokens()
+        for token in sorted(tokens - {self._locks.held_token}):
+            with self._locks.dead(token) as dead:
+                if dead:
+                    self._free(table, token)
+        self._next_recovery = self._clock.monotonic() + _BETWEEN_RECOVERIES
+
+    def _free(self, table: QueueTable, token: str) -> None:
+        freed = self._write(lambda cursor: table.free(cursor, token, self._now()), _CALL_DEADLINE)
+        if freed:
+            logger.warning(
+                'A worker of queue "%s" went away holding %s messages; they are delivered again', table.queue, freed
+            )
+
+    # --- settling ---
+
+    def settle(self, batch: Sequence[Settlement]) -> Sequence[Claim]:
+        """Carry out all settlements in one transaction; waits up to 2 s for other writers."""
+        table, token, now = self._prepared.usable(), self._locks.held_token, self._now()
+        removed: list[int] = []
+        changed: list[Mapping[str, object]] = []
+        for settlement in batch:
+            claim = settlement.claim
+            if token is None or not isinstance(claim, SqlClaim) or claim.token != token:
+                continue
+            row = claim.row
+            match settlement:
+                case Ack() | Discard():
+                    removed.append(row)
+                case Requeue(_, outgoing):
+                    changed.append(table.requeued(row, outgoing, now))
+                case Park(_, outgoing):
+                    changed.append(table.parked(row, outgoing))
+        settled: set[int] = set()
+        if token is not None and (removed or changed):
+            settled = self._write(lambda cursor: table.settle(cursor, token, removed, changed), _CALL_DEADLINE)
+        return self._conclude([settlement.claim for settlement in batch], token, settled)
+
+    def _conclude(self, claims: Sequence[Claim], token: str | None, settled: set[int]) -> Sequence[Claim]:
+        lost = []
+        for claim in claims:
+            ours = isinstance(claim, SqlClaim) and claim.token == token
+            if ours:
+                self._held.pop(claim.transport_id, None)
+            if not ours or claim.transport_id not in settled:
+                claim.withdraw()
+                lost.append(claim)
+        return lost
+
+    def close(self) -> None:
+        """Give back what was not begun, let go of every claim and of the connection."""
+        with self._claiming:
+            held, self._held = self._held, {}
+            places = {claim.row: claim.place for claim in held.values() if claim.withdraw_unless_begun()}
+            token = self._locks.held_token
+            if places and token is not None:
+                try:
+                    table = self._prepared.usable()
+                    self._write(lambda cursor: table.give_back(cursor, token, places), _CALL_DEADLINE)
+                except TransportError as error:
+                    logger.warning(
+                        "%s messages could not be given back, and come back counted as delivered: %s",
+                        len(places),
+                        error,
+                    )
+            for claim in held.values():
+                claim.withdraw()
+            self._locks.release()
+            self._database.close()
+            self._next_recovery = float("-inf")
+
+    # --- looking ---
+
+    def counts(self) -> Counts:
+        """Count by state; a table that does not exist yet holds nothing."""
+        table = self._prepared.existing()
+        return Counts(0, 0, 0, 0) if table is None else self._read(lambda cursor: table.counts(cursor, self._now()))
+
+    def peek(self, limit: int, after: str | int | None = None) -> Sequence[Peeked]:
+        """Return messages in order of their id, claiming none."""
+        table = self._prepared.existing()
+        behind = 0 if after is None else _row_id(after)
+        if table is None or behind is None:
+            return ()
+        return self._read(lambda cursor: table.peek(cursor, limit, behind, self._now()))
+
+    def set_up(self) -> None:
+        """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
+        self._prepared.set_up()
+
+    def check(self) -> Sequence[str]:
+        """Return what the table lacks, as the statements that add it."""
+        return self._prepared.lacks()
+
+    # --- the database ---
+
+    def _now(self) -> int:
+        return int(self._clock.now() * 1000)
+
+    def _read(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+        try:
+            return self._database.read(work)
+        except TransportError:
+            self._prepared.look_again()
+            raise
+
+    def _write(self, work: Callable[[sqlite3.Cursor], T], within: float) -> T:
+        try:
+            return self._database.write(work, within=within)
+        except TransportError:
+            self._prepared.look_again()  # it may have been dropped or changed
+            raise
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, where no other thread runs."""
+        for claim in self._held.values():
+            claim.withdraw()
+        self._database.forget()
+        self._locks.forget()
+        self._begin_without_claims()
+
+
+def _row_id(transport_id: str | int) -> int | None:
+    """Return the id as a row can have it, or None."""
+    text = str(transport_id)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def _again(kind: type[TransportError], error: TransportError) -> TransportError:
+    """Return an error of its own for each message, because each may be raised somewhere else."""
+    outcome = kind(str(error))
+    outcome.__cause__ = error
+    return outcome
+
+
+_drivers: weakref.WeakSet[SqlDriver] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for driver in _drivers:
+        driver.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,97 @@
+"""The options of a SQL transport, and which database it means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bus.errors import ConfigurationError, did_you_mean, quoted
+from bus.transports.dsn import Dsn
+
+if TYPE_CHECKING:
+    from bus.transports.registry import DriverContext
+
+DEFAULT_CONNECTION: Final = "default"
+EMBEDDED_DATABASE: Final = "sqlite:///var/bus.db"
+
+_TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_LONGEST_QUEUE_NAME = 190  # characters, the width of Symfony's column
+# What Doctrine writes into database URLs; SQLite has no use for it.
+_DOCTRINE_PARAMETERS = frozenset({"serverVersion", "charset"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlOptions:
+    """Options of a SQL transport, under Symfony's names.
+
+    Attributes:
+        table_name: the table; transports may share one.
+        queue_name: which of the table's messages are this transport's, at most 190 characters.
+        redeliver_timeout: seconds after which a message that a PHP worker took and did not finish is delivered
+            again. Messages that workers of this bus hold come back as soon as their process is gone.
+        auto_setup: create the table, or add what is missing to a table made by Symfony, when it is first used.
+    """
+
+    table_name: str = "messenger_messages"
+    queue_name: str = "default"
+    redeliver_timeout: int = 3600
+    auto_setup: bool = True
+
+    def __post_init__(self) -> None:
+        if not _TABLE_NAME.fullmatch(self.table_name):
+            raise ValueError('option "table_name" must be a plain name of letters, digits and "_"')
+        if not 0 < len(self.queue_name) <= _LONGEST_QUEUE_NAME:
+            raise ValueError(f'option "queue_name" must have 1 to {_LONGEST_QUEUE_NAME} characters')
+        if self.redeliver_timeout < 1:
+            raise ValueError('option "redeliver_timeout" must be at least 1 second')
+
+
+def database_path(name: str, dsn: Dsn, context: DriverContext) -> Path:
+    """Return the absolute path of the SQLite file that a transport's DSN means.
+
+    ``sqlite:///path`` says it itself; ``sql://name`` and ``doctrine://name`` name a connection.
+
+    Raises:
+        ConfigurationError: no such connection, another kind of database, or no usable path.
+    """
+    if dsn.scheme == "sqlite":
+        return _path_in(f'Transport "{name}"', dsn)
+    connection = ",".join(each.name for each in dsn.hosts) or DEFAULT_CONNECTION
+    url = Dsn.parse(_connection_url(name, connection, context))
+    subject = f'Transport "{name}", connection "{connection}"'
+    if url.scheme != "sqlite":
+        raise ConfigurationError(f'{subject}: "{url.scheme}" is not part of this version; databases that are: "sqlite"')
+    unknown = sorted(url.query.keys() - _DOCTRINE_PARAMETERS)
+    if unknown:
+        raise ConfigurationError(f"{subject}: its URL has unknown parameters: {quoted(unknown)}")
+    return _path_in(subject, url)
+
+
+def _connection_url(transport_name: str, connection: str, context: DriverContext) -> str:
+    url = context.connections.get(connection)
+    if url is not None:
+        return url
+    if connection == DEFAULT_CONNECTION:
+        return context.environment.get("DATABASE_URL") or EMBEDDED_DATABASE
+    valid = sorted({*context.connections, DEFAULT_CONNECTION})
+    raise ConfigurationError(
+        f'Transport "{transport_name}": there is no connection "{connection}"{did_you_mean(connection, valid)}; '
+        f"connections are: {quoted(valid)}"
+    )
+
+
+def _path_in(subject: str, dsn: Dsn) -> Path:
+    if dsn.hosts or dsn.user is not None:
+        raise ConfigurationError(
+            f'{subject}: "sqlite:" is followed by three slashes and a path, as in "{EMBEDDED_DATABASE}", '
+            'or by four and an absolute path, as in "sqlite:////srv/bus.db"'
+        )
+    path = dsn.path.removeprefix("/")
+    if path in ("", ":memory:"):
+        raise ConfigurationError(
+            f"{subject}: a SQLite database in memory is seen by one connection only and lost with it; "
+            'name a file, or use "in-memory://"'
+        )
+    return Path(path).absolute()

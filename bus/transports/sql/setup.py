@@ -1,0 +1,104 @@
+"""The table made ready: looked at once, created or completed where that is allowed."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from bus.errors import AccessDeniedError, quoted
+from bus.transports.sql.connection import DIALECT, Database
+from bus.transports.sql.options import SqlOptions
+from bus.transports.sql.schema import Layout, layout_of, messages_table, statements_to_set_up
+from bus.transports.sql.table import QueueTable
+
+logger = logging.getLogger(__name__)
+
+SEND_DEADLINE: Final = 5.0  # seconds
+
+
+class PreparedTable:
+    """What a driver knows of its table. Thread-safe: looking twice does no harm."""
+
+    def __init__(self, database: Database, options: SqlOptions) -> None:
+        self._database = database
+        self._options = options
+        self._table: QueueTable | None = None
+
+    def look_again(self) -> None:
+        """Forget what is known, after an error."""
+        self._table = None
+
+    def set_up(self) -> None:
+        """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
+        table = messages_table(self._options.table_name)
+
+        def create_what_is_missing(cursor: sqlite3.Cursor) -> Sequence[str]:
+            layout = layout_of(self._database.engine, table)
+            if layout is not None and layout.foreign:
+                raise AccessDeniedError(self._foreign(layout))
+            statements = statements_to_set_up(table, layout, DIALECT)
+            for statement in statements:
+                cursor.execute(statement)
+            return statements
+
+        if self._database.write(create_what_is_missing, within=SEND_DEADLINE):
+            logger.info('Table "%s" was set up in %s', table.name, self._database)
+        self._table = None
+
+    def lacks(self) -> Sequence[str]:
+        """Return what the table lacks, as the statements that add it."""
+        table, layout = messages_table(self._options.table_name), self._layout()
+        if layout is None:
+            return (f'there is no table "{table.name}" in {self._database}',)
+        if layout.foreign:
+            return (self._foreign(layout),)
+        return tuple(
+            f"{self._database} needs: {statement}" for statement in statements_to_set_up(table, layout, DIALECT)
+        )
+
+    def usable(self) -> QueueTable:
+        """Return the table for sending and settling, set up if need be."""
+        if self._table is None:
+            layout = self._layout()
+            if self._options.auto_setup and (layout is None or not layout.ready):
+                self.set_up()
+                layout = self._layout()
+            if layout is None:
+                raise AccessDeniedError(
+                    f'{self._database} has no table "{self._options.table_name}"; create it with '
+                    '"bus setup-transports", or leave auto_setup on'
+                )
+            if layout.foreign:
+                raise AccessDeniedError(self._foreign(layout))
+            self._table = QueueTable(self._options, layout)
+        return self._table
+
+    def claimable(self) -> QueueTable:
+        """Return the table for receiving, set up if need be."""
+        table = self.usable()
+        if not table.complete:
+            raise AccessDeniedError(
+                f'The table "{table.name}" was made by Symfony and can be sent to, but not consumed from: '
+                f"{'; '.join(self.lacks())}"
+            )
+        return table
+
+    def existing(self) -> QueueTable | None:
+        """Return the table for looking, or None where there is none; nothing is set up."""
+        if self._table is not None:
+            return self._table
+        layout = self._layout()
+        return None if layout is None or layout.foreign else QueueTable(self._options, layout)
+
+    def _layout(self) -> Layout | None:
+        if not self._database.path.exists():
+            return None
+        return self._database.inspect(lambda engine: layout_of(engine, messages_table(self._options.table_name)))
+
+    def _foreign(self, layout: Layout) -> str:
+        return (
+            f'The table "{self._options.table_name}" in {self._database} is no table of messages: '
+            f"it has no {quoted(layout.foreign)}"
+        )

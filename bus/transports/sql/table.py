@@ -1,0 +1,183 @@
+"""What is done to one queue of the table, each step within a transaction that the caller has begun."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from bus.transports.base import Counts, Outgoing, Peeked
+from bus.transports.sql.connection import DIALECT
+from bus.transports.sql.options import SqlOptions
+from bus.transports.sql.rows import HELD, HELD_PARKED, PARKED, from_texts, time_text, to_texts
+from bus.transports.sql.schema import Layout, messages_table
+from bus.transports.sql.statements import compile_statements
+
+_BELOW_EVERY_LANE: Final = -(2**31)
+_MOST_URGENT: Final = 255  # priorities beyond it are no more urgent, so that a queue has a bounded number of lanes
+
+Parameters = Mapping[str, object]
+
+
+class Row(NamedTuple):
+    """A claimable message. ``place`` is the time by which it is ordered; ``deliveries`` counts the earlier ones."""
+
+    id: int
+    body: bytes
+    headers: bytes
+    deliveries: int
+    place: bytes
+
+    @property
+    def mark(self) -> str:
+        """Where it stands while it is held."""
+        return HELD if self.place.decode() < PARKED else HELD_PARKED
+
+
+class QueueTable:
+    """One queue in a table of a known layout. Holds no state; a cursor brings the connection."""
+
+    def __init__(self, options: SqlOptions, layout: Layout) -> None:
+        self.name = options.table_name
+        self.queue = options.queue_name
+        self.complete = layout.complete
+        self._whole_seconds = layout.whole_seconds
+        self._redeliver_timeout = options.redeliver_timeout * 1000
+        self.statements = compile_statements(messages_table(self.name), DIALECT, complete=layout.complete)
+
+    # --- what is prepared outside a transaction ---
+
+    def row_of(self, outgoing: Outgoing, now: int) -> Parameters:
+        """Return the parameters of a new row; ``now`` is in milliseconds since the epoch."""
+        body, headers = to_texts(outgoing.body, outgoing.headers)
+        return {
+            "queue": outgoing.origin or self.queue,
+            "body": body,
+            "headers": headers,
+            "now": self._text(now),
+            "due": self._due(outgoing, now),
+            "lane": -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT)),
+            "message": outgoing.message_id,
+        }
+
+    def requeued(self, row: int, outgoing: Outgoing, now: int) -> Parameters:
+        """Return the parameters that put a held row back into delivery."""
+        return self._put_back(row, outgoing, self._due(outgoing, now))
+
+    def parked(self, row: int, outgoing: Outgoing) -> Parameters:
+        """Return the parameters that keep a held row without delivering it."""
+        return self._put_back(row, outgoing, PARKED)
+
+    # --- steps of a transaction ---
+
+    def insert(self, cursor: sqlite3.Cursor, rows: Sequence[Parameters]) -> list[int]:
+        """Insert rows and return their ids."""
+        return [cursor.execute(self.statements.insert, row).lastrowid or 0 for row in rows]
+
+    def is_anything_ready(self, cursor: sqlite3.Cursor, now: int) -> bool:
+        """Tell whether there is something to claim, without claiming it."""
+        return any(self._ready(cursor, lane, 1, now) for lane in self._lanes(cursor))
+
+    def claim(self, cursor: sqlite3.Cursor, token: str, limit: int, now: int) -> list[Row]:
+        """Claim the first messages in order, and a message that was delivered before alone."""
+        rows: list[Row] = []
+        for lane in self._lanes(cursor):
+            for row in self._ready(cursor, lane, limit - len(rows), now):
+                if row.deliveries and rows:
+                    return self._hold(cursor, token, rows, now)
+                rows.append(row)
+                if row.deliveries:
+                    return self._hold(cursor, token, rows, now)
+            if len(rows) == limit:
+                break
+        return self._hold(cursor, token, rows, now)
+
+    def take(self, cursor: sqlite3.Cursor, token: str, row: int, now: int) -> Row | None:
+        """Claim this message, whenever it is due; None when it is gone or held."""
+        found = cursor.execute(self.statements.one, {"row": row, "queue": self.queue, **self._php(now)}).fetchall()
+        return self._hold(cursor, token, [Row(*found[0])], now)[0] if found else None
+
+    def settle(
+        self, cursor: sqlite3.Cursor, token: str, removed: Sequence[int], changed: Sequence[Parameters]
+    ) -> set[int]:
+        """Remove and change held rows; return the ids of those that the token did hold. The others are untouched."""
+        ids = [*removed, *(change["row"] for change in changed)]
+        owned = cursor.execute(self.statements.owned, {"ids": json.dumps(ids), "token": token}).fetchall()
+        if removed:
+            cursor.executemany(self.statements.remove, [{"row": row, "token": token} for row in removed])
+        if changed:
+            cursor.executemany(self.statements.put_back, [{**change, "token": token} for change in changed])
+        return {row for (row,) in owned}
+
+    def give_back(self, cursor: sqlite3.Cursor, token: str, places: Mapping[int, str]) -> None:
+        """Let held rows go to their old places, as if they had not been delivered."""
+        cursor.executemany(
+            self.statements.give_back,
+            [{"row": row, "place": place, "token": token} for row, place in places.items()],
+        )
+
+    def holders(self, cursor: sqlite3.Cursor) -> set[str]:
+        """Return the tokens that hold messages of this queue."""
+        tokens: set[str] = set()
+        for lane in self._lanes(cursor):
+            rows = cursor.execute(self.statements.tokens, {"queue": self.queue, "lane": lane}).fetchall()
+            tokens.update(token.decode() for (token,) in rows if token is not None)
+        return tokens
+
+    def free(self, cursor: sqlite3.Cursor, token: str, now: int) -> int:
+        """Let go everything that a dead worker's token holds; return how many messages that were."""
+        parameters = {"queue": self.queue, "token": token, "now": self._text(now)}
+        lanes = list(self._lanes(cursor))
+        return sum(cursor.execute(self.statements.free, {**parameters, "lane": lane}).rowcount for lane in lanes)
+
+    def counts(self, cursor: sqlite3.Cursor, now: int) -> Counts:
+        """Count the messages by state."""
+        parameters = {"queue": self.queue, "now": time_text(now), **self._php(now)}
+        found = {state.decode(): count for state, count in cursor.execute(self.statements.counts, parameters)}
+        return Counts(*(found.get(state, 0) for state in ("ready", "delayed", "in_flight", "parked")))
+
+    def peek(self, cursor: sqlite3.Cursor, limit: int, after: int, now: int) -> list[Peeked]:
+        """Return the messages behind an id."""
+        parameters = {"queue": self.queue, "after": after, "limit": limit, "now": time_text(now), **self._php(now)}
+        return [
+            Peeked(row, *from_texts(body, headers), state.decode())
+            for row, body, headers, state in cursor.execute(self.statements.peek, parameters)
+        ]
+
+    # --- parts of these ---
+
+    def _lanes(self, cursor: sqlite3.Cursor) -> Iterator[int]:
+        """Yield the lanes of the queue, the most urgent first: one step down the index for each."""
+        lane = _BELOW_EVERY_LANE
+        while True:
+            parameters = {"queue": self.queue, "lane": lane}
+            ((above,),) = cursor.execute(self.statements.next_lane, parameters).fetchall()
+            if above is None:
+                return
+            yield above
+            lane = above
+
+    def _ready(self, cursor: sqlite3.Cursor, lane: int, limit: int, now: int) -> list[Row]:
+        parameters = {"queue": self.queue, "lane": lane, "limit": limit, "now": time_text(now), **self._php(now)}
+        return [Row(*found) for found in cursor.execute(self.statements.ready, parameters).fetchall()]
+
+    def _hold(self, cursor: sqlite3.Cursor, token: str, rows: list[Row], now: int) -> list[Row]:
+        text = self._text(now)
+        cursor.executemany(
+            self.statements.claim, [{"row": row.id, "token": token, "now": text, "mark": row.mark} for row in rows]
+        )
+        return rows
+
+    def _put_back(self, row: int, outgoing: Outgoing, due: str) -> Parameters:
+        body, headers = to_texts(outgoing.body, outgoing.headers)
+        return {"row": row, "new_body": body, "new_headers": headers, "due": due}
+
+    def _due(self, outgoing: Outgoing, now: int) -> str:
+        return self._text(now + max(0, outgoing.delay_ms))
+
+    def _text(self, milliseconds: int) -> str:
+        return time_text(milliseconds, whole_seconds=self._whole_seconds)
+
+    def _php(self, now: int) -> Parameters:
+        return {"php_gave_up": time_text(now - self._redeliver_timeout)}
