@@ -74,8 +74,8 @@ def explain(messenger: Messenger, type_name: str) -> list[str]:
     lines.extend(f"The {rule} sends it to {quoted(transports)}." for rule, transports in rules)
     if not rules:
         lines.append("No routing rule matches: it is handled where it is dispatched.")
-    for transport in dict.fromkeys(name for _, transports in rules for name in transports):
-        lines.append(_failure_sentence(messenger, transport))
+    transports = dict.fromkeys(name for _, names in rules for name in names)
+    lines.extend(_failure_sentence(messenger, name) for name in transports)
     for bus in messenger.buses.values():
         lines.extend(_handler_sentences(bus, cls))
     return lines

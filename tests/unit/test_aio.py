@@ -42,7 +42,7 @@ def test_waiting_on_a_running_loop_is_refused_instead_of_hanging():
     async def main():
         aio.wait(later(1))
 
-    with pytest.raises(BusError, match="use await bus.dispatch_async"):
+    with pytest.raises(BusError, match=r"use await bus\.dispatch_async"):
         asyncio.run(main())
 
 
@@ -59,7 +59,8 @@ def test_a_blocking_call_of_a_greenlet_leaves_the_loop_free():
         ticking = asyncio.create_task(tick(stop))
         released = threading.Event()
         asyncio.get_running_loop().call_later(0.02, released.set)
-        thread = await aio.run_in_greenlet(lambda: aio.blocking(lambda: released.wait(5) and threading.current_thread()))
+        wait = lambda: released.wait(5) and threading.current_thread()  # noqa: E731
+        thread = await aio.run_in_greenlet(aio.blocking, wait)
         stop.set()
         await ticking
         return thread
@@ -88,7 +89,9 @@ def test_the_context_reaches_coroutines_and_pool_threads():
     assert aio.wait(read()) == "outside"
 
 
-@pytest.mark.parametrize("error", [ValueError("v"), SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit()])
+@pytest.mark.parametrize(
+    "error", [ValueError("v"), SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit()]
+)
 def test_whatever_is_raised_reaches_the_one_who_waits(error):
     async def fail():
         raise error

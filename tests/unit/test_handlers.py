@@ -147,7 +147,7 @@ def test_a_partial_and_a_callable_object_are_handlers():
     class Callable_:
         async def __call__(self, event: Placed) -> None: ...
 
-    partial = only(functools.partial(on_placed, "id "), **{})
+    partial = only(functools.partial(on_placed, "id "))
 
     assert partial.invoke(Envelope(Placed("1"))) == "id 1"
     assert only(Callable_()).is_async
@@ -225,7 +225,7 @@ def test_a_container_fills_other_parameters_and_builds_classes():
 def test_without_a_container_a_parameter_that_nothing_fills_is_an_error():
     def on_placed(event: Placed, mailer: Mailer) -> None: ...
 
-    with pytest.raises(ConfigurationError, match='Nothing can fill the parameter "mailer".*there is no container'):
+    with pytest.raises(ConfigurationError, match=r'Nothing can fill the parameter "mailer".*there is no container'):
         only(on_placed)
 
 
@@ -265,7 +265,7 @@ def test_a_protocol_must_be_checkable_at_run_time():
 def test_an_annotation_that_cannot_be_resolved_names_the_handler():
     def on_it(event: Missing) -> None: ...  # noqa: F821
 
-    with pytest.raises(ConfigurationError, match='The signature of handler ".*on_it" cannot be read'):
+    with pytest.raises(ConfigurationError, match=r'The signature of handler ".*on_it" cannot be read'):
         only(on_it)
 
 

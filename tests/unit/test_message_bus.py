@@ -275,8 +275,7 @@ def test_a_task_that_outlives_its_handler_sends_at_once():
     go, done = threading.Event(), threading.Event()
 
     async def late() -> None:
-        while not go.is_set():
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(go.wait, 5)
         await bus.bus.dispatch_async(Billed("late"))
         done.set()
 
@@ -310,7 +309,7 @@ def test_when_one_of_several_fails_the_error_says_who_has_it(monkeypatch):
 
 
 def test_an_unknown_transport_in_a_stamp_is_named_with_the_nearest():
-    with pytest.raises(ConfigurationError, match='"qeue", which does not exist.*did you mean "queue"'):
+    with pytest.raises(ConfigurationError, match=r'"qeue", which does not exist.*did you mean "queue"'):
         messenger(Placed="queue").bus.dispatch(Placed("o-1"), [TransportNamesStamp("qeue")])
 
 

@@ -83,6 +83,7 @@ def test_all_handlers_must_be_hopeless_for_no_retry():
 
 def test_the_causes_of_nested_groups_are_the_leaves():
     first, second = ValueError(), KeyError()
-    nested = HandlerFailedError(Envelope(object()), {"one": ExceptionGroup("g", [ExceptionGroup("h", [first]), second])})
+    group = ExceptionGroup("g", [ExceptionGroup("h", [first]), second])
+    nested = HandlerFailedError(Envelope(object()), {"one": group})
 
     assert list(causes_of(nested)) == [first, second]
