@@ -44,7 +44,7 @@ def message(name: T, /) -> T: ...
 def message(
     name: str | None = None,
     *,
-    aliases: Sequence[str] = (),
+    aliases: str | Sequence[str] = (),
     transport: str | Sequence[str] = (),
     partition_key: str | None = None,
     rename: Literal["camel"] | None = None,
@@ -52,7 +52,7 @@ def message(
 def message(
     name: T | str | None = None,
     *,
-    aliases: Sequence[str] = (),
+    aliases: str | Sequence[str] = (),
     transport: str | Sequence[str] = (),
     partition_key: str | None = None,
     rename: Literal["camel"] | None = None,
@@ -65,22 +65,46 @@ def message(
         transport: where the message goes when no routing rule matches.
         partition_key: the attribute whose value keeps messages in order.
         rename: ``"camel"`` writes and reads the fields in camelCase, as PHP names them.
+
+    Raises:
+        ConfigurationError: a name or option is not usable.
     """
-
-    def mark(cls: T) -> T:
-        options = MessageOptions(
-            name if isinstance(name, str) else None,
-            tuple(aliases),
-            (transport,) if isinstance(transport, str) else tuple(transport),
-            partition_key,
-            rename,
-        )
-        setattr(cls, MARK, options)
-        return cls
-
     if isinstance(name, type):
-        return mark(name)
-    return mark
+        return _mark(name, MessageOptions())
+    if name is not None:
+        name = _checked_name(name)
+    if rename not in (None, "camel"):
+        raise ConfigurationError(f'@message(rename="{rename}") is not known; "camel" is')
+    options = MessageOptions(
+        name,
+        tuple(_checked_name(alias) for alias in _as_tuple(aliases)),
+        _as_tuple(transport),
+        partition_key,
+        rename,
+    )
+    return lambda cls: _mark(cls, options)
+
+
+def _mark(cls: T, options: MessageOptions) -> T:
+    if not isinstance(cls, type):
+        raise ConfigurationError(f"@message stands above a class, not above {cls!r}")
+    setattr(cls, MARK, options)
+    return cls
+
+
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _checked_name(name: object) -> str:
+    """Return the name without the leading backslash of PHP's fully qualified names."""
+    text = name.removeprefix("\\") if isinstance(name, str) else ""
+    # Symfony takes "[]" at the end for a list, which ends its worker; AMQP has room for 255 bytes.
+    if not text or not text.isprintable() or text.endswith("[]") or len(text.encode()) > 255:
+        raise ConfigurationError(
+            f'@message({name!r}) is no name for a message; a name has 1 to 255 printable characters: "order.placed"'
+        )
+    return text
 
 
 def options_of(cls: type) -> MessageOptions:
@@ -121,27 +145,30 @@ def main_module_name() -> str | None:
     """
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name).removesuffix(".__main__")
+    if spec is not None and spec.name != "__main__":  # a directory that is run has a spec without a real name
+        return str(spec.name)
     file = getattr(main, "__file__", None)
-    if not file:
+    if not file or not file.endswith(".py"):
         return None
     try:
-        relative = Path(file).resolve().relative_to(Path.cwd())
+        relative = Path(file).resolve().relative_to(Path.cwd().resolve())
     except (ValueError, OSError):
         return None
     parts = relative.with_suffix("").parts
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
     return ".".join(parts) if parts and all(part.isidentifier() for part in parts) else None
 
 
 class MessageTypes:
     """The message types that a messenger knows, by every name under which the wire may call them.
 
-    A name from the wire is looked up here and never imported.
+    A name from the wire is looked up here and never imported. Filled while the messenger is built; then read only.
     """
 
     def __init__(self, types: Iterable[type] = (), aliases: Mapping[str, str] | None = None) -> None:
         self._by_name: dict[str, type] = {}
+        self._by_path: dict[str, type] = {}
         self._names: dict[type, str] = {}
         for cls in types:
             self.add(cls)
@@ -162,11 +189,11 @@ class MessageTypes:
             name = wire_name(cls)
         except EncodingError:
             return
-        self._claim(name, cls)
+        for each in (name, *options_of(cls).aliases):
+            self._claim(each, cls)
         self._names[cls] = name
-        for alias in options_of(cls).aliases:
-            self._claim(alias, cls)
-        self._by_name.setdefault(f"{cls.__module__}.{cls.__qualname__}", cls)
+        for path in _python_paths(cls):
+            self._by_path.setdefault(path, cls)
 
     def add_alias(self, alias: str, name: str) -> None:
         """Let the wire call a known type by a further name.
@@ -174,11 +201,16 @@ class MessageTypes:
         Raises:
             ConfigurationError: ``name`` is no known type, or ``alias`` is another's name.
         """
-        self._claim(alias, self.by_name(name) or self._unknown(alias, name))
+        cls = self.by_name(name)
+        if cls is None:
+            known = did_you_mean(name, self._by_name)
+            raise ConfigurationError(f'The alias "{alias}" points to "{name}", which is no known message{known}')
+        self._claim(alias.removeprefix("\\"), cls)
 
     def by_name(self, name: str) -> type | None:
-        """Return the type of this wire name, alias or Python path, or None."""
-        return self._by_name.get(name)
+        """Return the type of this wire name, alias or Python path, or None. A name that was given wins over a path."""
+        name = name.removeprefix("\\")
+        return self._by_name.get(name) or self._by_path.get(name)
 
     def name_of(self, cls: type) -> str:
         """Return the name of a type on the wire: the one that it is known by, or else its ``wire_name``.
@@ -190,7 +222,7 @@ class MessageTypes:
 
     def names(self) -> tuple[str, ...]:
         """Return every known name, sorted."""
-        return tuple(sorted(self._by_name))
+        return tuple(sorted({*self._by_name, *self._by_path}))
 
     def __iter__(self) -> Iterator[type]:
         return iter(self._names)
@@ -200,13 +232,18 @@ class MessageTypes:
 
     def _claim(self, name: str, cls: type) -> None:
         holder = self._by_name.setdefault(name, cls)
-        if holder is not cls:
-            raise ConfigurationError(
-                f'The message name "{name}" stands for both "{holder.__module__}.{holder.__qualname__}" '
-                f'and "{cls.__module__}.{cls.__qualname__}"; give one of them another name with @message("...").'
+        if holder is cls:
+            return
+        paths = [f"{each.__module__}.{each.__qualname__}" for each in (holder, cls)]
+        advice = 'give one of them another name with @message("...")'
+        if "__main__" in (holder.__module__, cls.__module__) and holder.__qualname__ == cls.__qualname__:
+            advice = (
+                "the running file was imported a second time; import nothing from it, or move the class to a module"
             )
+        raise ConfigurationError(f'The message name "{name}" stands for both "{paths[0]}" and "{paths[1]}"; {advice}.')
 
-    def _unknown(self, alias: str, name: str) -> type:
-        raise ConfigurationError(
-            f'The alias "{alias}" points to "{name}", which is no known message{did_you_mean(name, self._by_name)}'
-        )
+
+def _python_paths(cls: type) -> Iterator[str]:
+    yield f"{cls.__module__}.{cls.__qualname__}"
+    if cls.__module__ == "__main__" and (module := main_module_name()) is not None:
+        yield f"{module}.{cls.__qualname__}"

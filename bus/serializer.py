@@ -13,7 +13,8 @@ from bus.errors import DecodingError, EncodingError
 from bus.messages import MessageTypes, UndecodableMessage, options_of
 from bus.stamps import Stamp
 from bus.wire.nesting import nested_deeper_than
-from bus.wire.object_codec import NoJsonFormError, ObjectCodec, codec_for, unreadable, unwritable
+from bus.wire.object_codec import ObjectCodec, codec_for, unreadable, unwritable
+from bus.wire.object_shape import NoJsonFormError
 from bus.wire.stamp_codec import StampCodec
 from bus.wire.stamp_headers import is_plain
 
@@ -102,8 +103,9 @@ class JsonSerializer:
 
     def decode_raw(self, encoded: EncodedEnvelope, reason: str) -> Envelope:
         """Return the envelope of an UndecodableMessage; see ``Serializer``."""
-        fields = {_as_text(name): _as_text(value) for name, value in dict(encoded.headers).items()}
-        message = UndecodableMessage(encoded.body, fields, reason)
+        raw = encoded.headers if isinstance(encoded.headers, Mapping) else {}
+        fields = {_as_text(name): _as_text(value) for name, value in raw.items()}
+        message = UndecodableMessage(_as_bytes(encoded.body), fields, reason)
         return Envelope(message, self._stamps.read_what_can_be(fields))
 
     def _codec_of(self, cls: type) -> tuple[str, ObjectCodec]:
@@ -113,8 +115,10 @@ class JsonSerializer:
             EncodingError: the class has no name on the wire.
             NoJsonFormError: its objects have no JSON form.
         """
-        name = self._types.name_of(cls)
-        return self._codecs.setdefault(cls, (name, codec_for(cls, options_of(cls).rename)))
+        known = self._codecs.get(cls)
+        if known is None:
+            known = (self._types.name_of(cls), codec_for(cls, options_of(cls).rename))
+        return self._codecs.setdefault(cls, known)
 
     def _writable(self, cls: type) -> tuple[str, ObjectCodec]:
         try:
@@ -191,6 +195,12 @@ def _refusal(encoded: EncodedEnvelope, error: BaseException) -> DecodingError:
         return DecodingError(f'The message cannot be read: its "{headers.TYPE}" header is no text.')
     shown = name[:100] if is_plain(name[:100]) else ascii(name[:100])
     return DecodingError(f'A message of type "{shown}" cannot be read: {unreadable(error)}.')
+
+
+def _as_bytes(body: object) -> bytes:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    return _as_text(body).encode("utf-8", "surrogatepass")
 
 
 def _as_text(value: object) -> str:

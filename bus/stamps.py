@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from bus.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from bus.transports.base import Claim
 
@@ -33,10 +35,20 @@ S = TypeVar("S", bound=type[Stamp])
 def stamp(name: str) -> Callable[[S], S]:
     """Give a stamp class of your own the name under which it travels (``X-Bus-Stamp-<name>``).
 
-    The class is a dataclass that inherits from Stamp. It is known once its module stands under ``imports``.
+    The class is a dataclass that inherits from Stamp. It is known once its module stands under ``imports``. A name with
+    a backslash is a PHP class that the Symfony application has too: the stamp then travels as Symfony writes it.
+
+    Raises:
+        ConfigurationError: the name cannot be part of a header's name, or the class is no stamp that is sent.
     """
+    if not 1 <= len(name) <= 128 or not name.isascii() or not name.isprintable():
+        raise ConfigurationError(
+            f"@stamp({name!r}) is no name for a stamp; a name has 1 to 128 printable ASCII characters"
+        )
 
     def mark(cls: S) -> S:
+        if not issubclass(cls, Stamp) or issubclass(cls, NonSendableStamp):
+            raise ConfigurationError(f'"{cls.__qualname__}" is no stamp that is sent: let it inherit from Stamp')
         cls.__bus_stamp__ = name  # type: ignore[attr-defined]
         return cls
 
@@ -182,7 +194,7 @@ class PostponedStamp(Stamp):
 
 @dataclass(frozen=True, slots=True)
 class UnknownStamps(Stamp):
-    """Foreign stamp headers, kept opaque and sent again as they came."""
+    """Headers that nobody here knows, foreign stamps among them: kept opaque and sent again as they came."""
 
     headers: Mapping[str, str]
 

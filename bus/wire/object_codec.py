@@ -11,17 +11,13 @@ from typing import Any, Protocol
 import msgspec
 
 from bus.errors import DecodingError, EncodingError
-from bus.wire.object_shape import Rename, Shape, ShapeBuilder, is_pydantic, walk
+from bus.wire.object_shape import NoJsonFormError, Rename, Shape, ShapeBuilder, is_pydantic, walk
 
 _JSON = msgspec.json.Decoder()
 _CAN_CARRY = (
     "JSON carries dataclasses, attrs classes, msgspec Structs, pydantic models, str, int, float, bool, None, lists, "
     "tuples, sets, dicts, datetime, date, time, timedelta, Decimal, UUID, bytes and enums"
 )
-
-
-class NoJsonFormError(TypeError):
-    """Objects of a class have no JSON form; the text says why, and what to do."""
 
 
 class ObjectCodec(Protocol):
@@ -49,12 +45,9 @@ def codec_for(cls: type, rename: Rename = None) -> ObjectCodec:
     """
     if is_pydantic(cls):
         return _PydanticCodec(cls, rename)
-    if not (dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct) or hasattr(cls, "__attrs_attrs__")):
+    if not (dataclasses.is_dataclass(cls) or issubclass(cls, msgspec.Struct) or "__attrs_attrs__" in vars(cls)):
         raise NoJsonFormError("it is neither a dataclass nor a msgspec Struct, attrs class or pydantic model")
-    try:
-        return _MsgspecCodec(cls) if rename is None else _RenamingCodec(cls, rename)
-    except (TypeError, NameError) as error:
-        raise NoJsonFormError(f"its annotations cannot be used: {error}") from error
+    return _MsgspecCodec(cls) if rename is None else _RenamingCodec(cls, rename)
 
 
 class _MsgspecCodec:
@@ -73,7 +66,7 @@ class _MsgspecCodec:
     def encode(self, value: Any) -> bytes:
         text = self._encode(value)
         if self._may_hold_nan and b"null" in text:
-            _refuse_nan(msgspec.to_builtins(value, enc_hook=_to_builtins))
+            _refuse_nan(value)
         return text
 
     def decode(self, text: bytes) -> Any:
@@ -101,7 +94,7 @@ class _RenamingCodec(_MsgspecCodec):
         fields = msgspec.to_builtins(value, str_keys=True, enc_hook=_to_builtins)
         text = self._encode(walk(fields, self._writing))
         if self._may_hold_nan and b"null" in text:
-            _refuse_nan(fields)
+            _refuse_nan(value)
         return text
 
     def decode(self, text: bytes) -> Any:
@@ -127,7 +120,7 @@ class _PydanticCodec:
             fields = self._adapter.dump_python(value, mode="json", by_alias=True)
             text = msgspec.json.encode(walk(fields, self._writing))
         if b"null" in text:
-            _refuse_nan(self._adapter.dump_python(value))
+            _refuse_nan(value)
         return text
 
     def decode(self, text: bytes) -> Any:
@@ -180,7 +173,7 @@ def _from_builtins(cls: type, value: Any) -> Any:
 
 def _refuse_nan(value: Any, path: str = "") -> None:
     """Raise for a float that JSON cannot carry; the libraries write null in its place."""
-    if type(value) is float:
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise EncodingError(f'the field "{path}" is {value}, which JSON cannot carry')
         return

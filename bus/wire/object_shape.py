@@ -15,6 +15,12 @@ import msgspec
 
 Rename = Literal["camel"] | None
 
+_LISTS = (list, tuple)  # msgspec leaves a tuple as it is
+
+
+class NoJsonFormError(TypeError):
+    """Objects of a class have no JSON form; the text says why, and what to do."""
+
 
 @dataclass(slots=True, eq=False)
 class Fields:
@@ -66,9 +72,9 @@ def walk(value: Any, shape: Shape) -> Any:
         if type(value) is dict:
             return {key: walk(each, shape.value) for key, each in value.items()}
         return {} if value == [] else value
-    if isinstance(shape, Items) and type(value) is list and shape.item is not None:
+    if isinstance(shape, Items) and type(value) in _LISTS and shape.item is not None:
         return [walk(each, shape.item) for each in value]
-    if isinstance(shape, Positions) and type(value) is list:
+    if isinstance(shape, Positions) and type(value) in _LISTS:
         inner = shape.items + (None,) * (len(value) - len(shape.items))
         return [walk(each, inner[position]) for position, each in enumerate(value)]
     return value
@@ -84,12 +90,14 @@ def _walk_fields(value: Any, shape: Fields) -> Any:
             name, inner = known
             walked[name] = each if inner is None else walk(each, inner)
         elif shape.keeps_others:
+            if any(key == name for name, _ in shape.keys.values()):
+                raise msgspec.ValidationError("Object contains unknown field")
             walked[key] = each
     return walked
 
 
 def _chosen(value: Any, choice: Choice) -> Shape:
-    if type(value) is list:
+    if type(value) in _LISTS:
         lists = [each for each in choice.options if isinstance(each, Items | Positions)]
         if lists or value:
             return lists[0] if lists else None
@@ -119,12 +127,16 @@ class ShapeBuilder:
         """Return the shape of a class.
 
         Raises:
-            TypeError: an annotation is of a kind that JSON cannot carry.
-            NameError: an annotation cannot be resolved.
+            NoJsonFormError: an annotation is of a kind that JSON cannot carry, or cannot be resolved.
         """
         if is_pydantic(cls):
             return self._pydantic(cls)
-        return self._build(msgspec.inspect.type_info(cls), cls.__qualname__)
+        try:
+            return self._build(msgspec.inspect.type_info(cls), cls.__name__)
+        except NoJsonFormError:
+            raise
+        except (TypeError, NameError) as error:
+            raise NoJsonFormError(f"its annotations cannot be used: {error}") from error
 
     def _build(self, info: msgspec.inspect.Type, path: str) -> Shape:
         kinds = msgspec.inspect
@@ -153,7 +165,7 @@ class ShapeBuilder:
             return None
         if is_pydantic(cls):
             return self._pydantic(cls)
-        raise TypeError(
+        raise NoJsonFormError(
             f'"{path}" is annotated with "{cls.__qualname__}", which has no JSON form: '
             "make it a dataclass, msgspec Struct, attrs class or pydantic model"
         )
@@ -188,7 +200,7 @@ class ShapeBuilder:
                 inner = self._build(msgspec.inspect.type_info(info.annotation), name)
             except TypeError:  # pydantic knows more types than msgspec, and none of those holds an object
                 inner = None
-            self._add(shape, self._wire_key(name, alias), alias, inner, cls.__qualname__)
+            self._add(shape, self._wire_key(name, alias), alias, inner, cls.__name__)
         return shape
 
     def _wire_key(self, name: str, encode_name: str) -> str:
@@ -197,7 +209,7 @@ class ShapeBuilder:
     def _add(self, shape: Fields, wire: str, key: str, inner: Shape, path: str) -> None:
         source, target = (key, wire) if self._writing else (wire, key)
         if any(target == taken for taken, _ in shape.keys.values()) or source in shape.keys:
-            raise TypeError(f'two fields of "{path}" have the JSON key "{wire}"')
+            raise NoJsonFormError(f'two fields of "{path}" have the JSON key "{wire}"')
         shape.keys[source] = (target, inner)
 
 

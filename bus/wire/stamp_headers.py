@@ -33,14 +33,18 @@ def text_codec(cls: type[Stamp], header: str, field: str, shortest: int, longest
     """Return how to write and read a stamp whose one text field is the header's value."""
     value_of = attrgetter(field)
 
+    def is_allowed(value: str) -> bool:
+        fits = type(value) is str and shortest <= len(value) <= longest
+        return fits and (value.isprintable() or is_plain(value))
+
     def write(stamp: Stamp, into: dict[str, str]) -> None:
         value = value_of(stamp)
-        if type(value) is not str or not shortest <= len(value) <= longest or not is_plain(value):
+        if not is_allowed(value):
             raise EncodingError(f'The stamp "{cls.__name__}" cannot be written: its "{field}" is no {allowed}.')
         into[header] = value
 
     def read(value: str) -> Sequence[Stamp]:
-        if type(value) is not str or not shortest <= len(value) <= longest or not is_plain(value):
+        if not is_allowed(value):
             raise DecodingError(f'its header "{header}" is no {allowed}')
         return (cls(value),)  # type: ignore[call-arg]
 
@@ -110,7 +114,7 @@ def _remembering(read: Reader) -> Reader:
 
 def is_plain(text: str) -> bool:
     """Tell whether a text can be a header's value on every transport and stay one line in a log."""
-    return text.isprintable() or _NOT_PLAIN.search(text) is None
+    return _NOT_PLAIN.search(text) is None
 
 
 def clamped(number: int, smallest: int, largest: int) -> int:
