@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -42,12 +43,14 @@ def global_options() -> list[click.Option]:
 
 
 def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
+    # Made here, at the outermost command, so that all inner ones share it.
+    settings = context.ensure_object(Settings)
     name = str(option.name)
     source = context.get_parameter_source(name)
     # A variable is seen by the command and by every group above it: only the outermost one reads it, so that it never
     # wins over what was typed.
     if source is ParameterSource.COMMANDLINE or (source is ParameterSource.ENVIRONMENT and context.parent is None):
-        setattr(context.ensure_object(Settings), name, value)
+        setattr(settings, name, value)
 
 
 class _SharedOptions(click.Command):
@@ -60,6 +63,14 @@ class _SharedOptions(click.Command):
             if isinstance(parameter, click.Option):
                 parameter.show_envvar = True
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Name each option's variable after the option as it is typed: ``BUS_CONSUME_TIME_LIMIT``."""
+        for parameter in self.params:
+            if isinstance(parameter, click.Option) and parameter.envvar is None and parameter.allow_from_autoenv:
+                typed = max(parameter.opts, key=len).lstrip("-").replace("-", "_").upper()
+                parameter.envvar = f"{ctx.auto_envvar_prefix}_{typed}"
+        return super().parse_args(ctx, args)
+
 
 class BusCommand(_SharedOptions):
     """A command. Logs go to stderr from its start."""
@@ -67,6 +78,10 @@ class BusCommand(_SharedOptions):
     def invoke(self, ctx: click.Context) -> Any:
         """Set up the logs and run the command."""
         logs.configure(ctx.ensure_object(Settings))
+        if "BUS_FAILPOINTS" in os.environ:
+            from bus.testing.failpoints import arm_from_environment
+
+            arm_from_environment()
         return super().invoke(ctx)
 
 

@@ -22,15 +22,19 @@ def check(settings: Settings, strict: bool) -> None:
 
     Problems are printed one per line, with file, line and column. Notes say what was left aside.
     """
+    from bus.config.checks import routing_notes
+    from bus.config.discovery import make_working_directory_importable
     from bus.config.loader import load_with_notes
     from bus.messenger import Messenger
 
     output = settings.output
+    make_working_directory_importable()
     loaded = load_with_notes(settings.config_file())
-    Messenger(loaded.config).close()
-    for note in loaded.notes:
+    with Messenger(loaded.config) as messenger:
+        notes = (*loaded.notes, *routing_notes(loaded.config, messenger.types.names()))
+    for note in notes:
         output.note(note)
-    if strict and loaded.notes:
+    if strict and notes:
         raise click.exceptions.Exit(exit_codes.CONFIGURATION)
     output.line(f"{loaded.config.source}: ok")
 

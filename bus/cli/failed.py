@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import click
 
@@ -86,7 +86,7 @@ def retry(
         selection = _select(failed, ids, every=every, class_filter=class_filter)
         if _confirmed(selection, "Handle" if here else "Retry", force=force):
             run = failed.handle if here else failed.retry
-            _carry_out(settings, run, selection, ids, "Retrying")
+            _carry_out(settings, run, selection, ids, None if here else "Retrying")
 
 
 @command.command()
@@ -190,11 +190,13 @@ def _carry_out(
     run: Callable[[Sequence[Selected]], Iterator[Outcome]],
     selection: Sequence[Selected],
     ids: Sequence[str],
-    description: str,
+    description: str | None,
 ) -> None:
+    """Run a step on every chosen message and tell the outcome. Without a description there is no progress bar."""
     output = settings.output
     counts: dict[str, int] = {}
-    with progress(output, description, len(selection)) as advance:
+    bar = progress(output, description, len(selection)) if description else nullcontext(lambda step: None)
+    with bar as advance:
         for outcome in run(selection):
             counts[outcome.result] = counts.get(outcome.result, 0) + 1
             advance(1)
@@ -202,7 +204,8 @@ def _carry_out(
                 output.note(f"{outcome.selected.id} {outcome.result}: {outcome.detail}")
             elif settings.verbosity:
                 output.note(f"{outcome.selected.id} {outcome.result} {outcome.detail}".rstrip())
-    missing = [each for each in ids if each not in {selected.id for selected in selection}]
+    found = {selected.id for selected in selection}
+    missing = [each for each in ids if each not in found]
     for each in missing:
         output.note(f'There is no failed message "{each}".')
     output.line(", ".join(f"{count:,} {result}" for result, count in counts.items()) or "0 messages")

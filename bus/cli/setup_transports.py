@@ -15,9 +15,10 @@ from bus.cli.settings import Settings
 @click.option("--check", is_flag=True, help="Only say what is missing, and exit with 1 when something is.")
 @pass_settings
 def command(settings: Settings, names: tuple[str, ...], check: bool) -> None:
-    """Create what the transports need on their servers: tables, queues, streams.
+    """Create what the transports need on their servers.
 
-    NAMES are transports; without them all are set up. What is there already stays as it is.
+    That is tables, queues or streams; what is there already stays as it is. NAMES are transports; without them all are
+    set up.
     """
     output = settings.output
     with settings.messenger() as messenger:
