@@ -10,8 +10,8 @@ class ProviderTimeoutError(Exception):
     """The provider did not answer in time."""
 
 
-class CredentialsRejectedError(Exception):
-    """The provider does not accept our key."""
+class KeyWithdrawnError(Exception):
+    """The provider does not accept our key any more."""
 
 
 def charge(provider: str, order_id: str, amount: Decimal) -> None:
@@ -21,11 +21,9 @@ def charge(provider: str, order_id: str, amount: Decimal) -> None:
     everything until ``$NORTHPAY_KEY`` holds the new one.
     """
     if provider == "slowpay" and _ask(order_id) < 3:
-        raise ProviderTimeoutError(f'Provider "slowpay" did not confirm {amount} EUR for order "{order_id}" in time.')
+        raise ProviderTimeoutError(f"slowpay did not confirm {amount} EUR for {order_id} in time")
     if provider == "northpay" and "NORTHPAY_KEY" not in os.environ:
-        raise CredentialsRejectedError(
-            f'Provider "northpay" rejected the payment of order "{order_id}": the key of this shop has been withdrawn.'
-        )
+        raise KeyWithdrawnError(f"northpay rejects {order_id}: the key of this shop has been withdrawn")
 
 
 def _ask(order_id: str) -> int:

@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks: the bus, its peers, and the raw libraries doing the same work."""
