@@ -70,7 +70,8 @@ class Attempts:
             message.result = error
         if os.getpid() != pid:
             # The handler forked, and this is the child that came back: the message is the parent's.
-            os._exit(1 if isinstance(message.result, BaseException) else 0)
+            logger.error("A handler forked and its child returned; the child ends here and settles nothing")
+            os._exit(1)
 
     def conclude(self, message: ReceivedMessage) -> None:
         """Have carried out what the stack decided. Should that fail, the message comes back."""
