@@ -98,8 +98,8 @@ def options_from(cls: type[O], dsn: Dsn, options: Mapping[str, object], transpor
     for name, value in {**options, **dsn.query}.items():
         if name not in valid:
             problems.append(
-                f'Transport "{transport_name}": unknown option "{name}"{did_you_mean(name, valid)}; '
-                f'options of "{dsn.scheme}" are: {quoted(sorted(valid))}'
+                f'Transport "{transport_name}": unknown option "{name}"; '
+                f'options of "{dsn.scheme}" are: {quoted(sorted(valid))}{did_you_mean(name, valid)}'
             )
             continue
         try:

@@ -96,8 +96,8 @@ def _factory(transport_name: str, scheme: str) -> DriverFactory:
             f'Transport "{transport_name}": "{scheme}://" is not part of this version; it has: {quoted(valid)}'
         )
     raise ConfigurationError(
-        f'Transport "{transport_name}": no driver for "{scheme}://"{did_you_mean(scheme, valid)}; '
-        f"there are: {quoted(valid)}"
+        f'Transport "{transport_name}": no driver for "{scheme}://"; '
+        f"there are: {quoted(valid)}{did_you_mean(scheme, valid)}"
     )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bus import headers
 from bus.testing.clock import FakeClock
 from bus.testing.conformance.features import DriverSuite
 from bus.testing.conformance.traffic import DELAY, bodies, outgoing, receive
@@ -40,20 +41,20 @@ class Sending(DriverSuite):
         assert bodies(receive(driver, 1)) == [body]
 
     @pytest.mark.parametrize(
-        "headers",
+        "sent",
         [
             {},
-            {"type": "shop.OrderPlaced", "Content-Type": "application/json"},
-            {"type": "App\\Message\\OrderPlaced", "X-Message-Stamp-A\\B": '[{"busName": "x"}]'},
-            {"type": "Übermäßig 你好 😀", "quoted": '"\\"', "lines": "a\r\nb", "empty": ""},
+            {headers.TYPE: "shop.OrderPlaced", headers.CONTENT_TYPE: headers.JSON},
+            {headers.TYPE: "App\\Message\\OrderPlaced", headers.STAMP_PREFIX + "A\\B": '[{"busName": "x"}]'},
+            {headers.TYPE: "Übermäßig 你好 😀", "quoted": '"\\"', "lines": "a\r\nb", "empty": ""},
             {"long": "x" * 20_000},
         ],
         ids=["none", "plain", "php", "unicode", "long"],
     )
-    def test_headers_arrive_as_they_were_sent(self, driver: Driver, headers: dict[str, str]) -> None:
-        driver.send([outgoing(headers=headers)])
+    def test_headers_arrive_as_they_were_sent(self, driver: Driver, sent: dict[str, str]) -> None:
+        driver.send([outgoing(headers=sent)])
 
-        assert dict(receive(driver, 1)[0].headers) == headers
+        assert dict(receive(driver, 1)[0].headers) == sent
 
     def test_a_batch_has_one_result_per_message_in_order(self, driver: Driver) -> None:
         batch = [outgoing(str(number).encode()) for number in range(50)]

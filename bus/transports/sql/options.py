@@ -77,8 +77,8 @@ def _connection_url(transport_name: str, connection: str, context: DriverContext
         return context.environment.get("DATABASE_URL") or EMBEDDED_DATABASE
     valid = sorted({*context.connections, DEFAULT_CONNECTION})
     raise ConfigurationError(
-        f'Transport "{transport_name}": there is no connection "{connection}"{did_you_mean(connection, valid)}; '
-        f"connections are: {quoted(valid)}"
+        f'Transport "{transport_name}": there is no connection "{connection}"; '
+        f"connections are: {quoted(valid)}{did_you_mean(connection, valid)}"
     )
 
 

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bus.errors import ConfigurationError
+from bus.transports.dsn import Dsn, options_from
+from bus.transports.registry import DriverContext
+from bus.transports.sql.options import SqlOptions, database_path
+
+
+def path_of(dsn: str, connections: dict[str, str] | None = None, **environment: str) -> Path:
+    context = DriverContext(connections=connections or {}, environment=environment)
+    return database_path("async", Dsn.parse(dsn), context)
+
+
+def test_three_slashes_are_relative_and_four_are_absolute() -> None:
+    assert path_of("sqlite:///var/bus.db") == Path.cwd() / "var/bus.db"
+    assert path_of("sqlite:////srv/bus.db") == Path("/srv/bus.db")
+
+
+def test_a_path_is_bound_to_the_working_directory_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = path_of("sqlite:///bus.db")
+    monkeypatch.chdir("/")
+
+    assert path.is_absolute()
+    assert path != Path("/bus.db")
+
+
+def test_a_path_is_percent_decoded() -> None:
+    assert path_of("sqlite:////srv/a%20b%3F.db") == Path("/srv/a b?.db")
+
+
+@pytest.mark.parametrize("scheme", ["sql", "doctrine"])
+def test_a_connection_is_looked_up_by_name(scheme: str) -> None:
+    connections = {"default": "sqlite:////srv/a.db", "audit": "sqlite:////srv/b.db?serverVersion=3"}
+
+    assert path_of(f"{scheme}://audit?queue_name=x", connections) == Path("/srv/b.db")
+    assert path_of(f"{scheme}://default", connections, DATABASE_URL="sqlite:////srv/c.db") == Path("/srv/a.db")
+
+
+def test_without_a_connection_the_default_is_the_database_url() -> None:
+    assert path_of("doctrine://default", DATABASE_URL="sqlite:////srv/c.db") == Path("/srv/c.db")
+
+
+def test_without_anything_the_default_is_an_embedded_file() -> None:
+    assert path_of("doctrine://default") == Path.cwd() / "var/bus.db"
+    assert path_of("sql://") == Path.cwd() / "var/bus.db"
+
+
+@pytest.mark.parametrize(
+    ("connection", "what"),
+    [
+        ("adit", '": there is no connection "adit"; connections are: "audit", "default"; did you mean "audit"?'),
+        ("default", '", connection "default": "postgresql" is not part of this version; databases that are: "sqlite"'),
+        ("audit", '", connection "audit": its URL has unknown parameters: "mode"'),
+    ],
+)
+def test_a_connection_that_cannot_be_used_is_refused(connection: str, what: str) -> None:
+    connections = {"audit": "sqlite:////srv/b.db?mode=ro"}
+
+    with pytest.raises(ConfigurationError) as raised:
+        path_of(
+            f"sql://{connection}", connections, DATABASE_URL="postgresql://u:s3cr3t@h/db?serverVersion=16&charset=utf8"
+        )
+
+    assert str(raised.value) == f'Transport "async{what}'
+
+
+@pytest.mark.parametrize("dsn", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%3Amemory%3A"])
+def test_a_database_in_memory_is_refused(dsn: str) -> None:
+    with pytest.raises(ConfigurationError, match=r'in memory is seen by one connection only .* use "in-memory://"'):
+        path_of(dsn)
+
+
+def test_two_slashes_are_refused_with_the_right_number() -> None:
+    with pytest.raises(ConfigurationError, match="three slashes and a path"):
+        path_of("sqlite://var/bus.db")
+
+
+def test_options_have_symfonys_names_and_defaults() -> None:
+    assert SqlOptions() == SqlOptions(
+        table_name="messenger_messages", queue_name="default", redeliver_timeout=3600, auto_setup=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("table_name", "a; DROP TABLE b", "must be a plain name"),
+        ("table_name", "", "must be a plain name"),
+        ("queue_name", "", "must have 1 to 190 characters"),
+        ("queue_name", "x" * 191, "must have 1 to 190 characters"),
+        ("redeliver_timeout", 0, "must be at least 1 second"),
+        ("auto_setup", "maybe", "must be true or false"),
+        ("use_notify", True, "unknown option"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused(name: str, value: object, what: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        options_from(SqlOptions, Dsn.parse("sqlite:///x"), {name: value}, "async")
+
+    assert str(raised.value).startswith('Transport "async": ')
+    assert f'option "{name}"' in str(raised.value)
+    assert what in str(raised.value)
