@@ -10,7 +10,9 @@ from bus.cli.settings import Settings
 from bus.stamps import ErrorDetailsStamp
 from bus.waiting import WaitingMessage
 
-_LONGEST_BODY = 4096  # characters that a person is shown; JSON has all
+# Characters that a person is shown; JSON has all.
+_LONGEST_BODY = 4096
+_LONGEST_HEADER = 200
 
 
 def time_text(moment: datetime | None) -> str | None:
@@ -30,7 +32,7 @@ def print_details(settings: Settings, message: WaitingMessage) -> None:
             ("state", message.state),
             ("came from", message.came_from),
             ("origin", message.origin),
-            ("at", time_text(message.redelivered_at)),
+            ("failed at" if message.came_from else "put back at", time_text(message.redelivered_at)),
             ("not decoded", message.undecodable_reason),
             *(("error", f"{each.exception_class}: {each.exception_message}") for each in message.errors),
         ]
@@ -38,7 +40,7 @@ def print_details(settings: Settings, message: WaitingMessage) -> None:
     if settings.verbosity > 1:
         for each in message.errors:
             output.block(_trace(each) or f"{each.exception_class}: no trace was kept")
-        output.details(sorted(message.headers.items()))
+        output.details((name, value[:_LONGEST_HEADER]) for name, value in sorted(message.headers.items()))
     output.block(_body_text(message.body))
     output.line()
 

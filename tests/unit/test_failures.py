@@ -15,6 +15,7 @@ from bus.messages import MessageTypes, message
 from bus.serializer import EncodedEnvelope, JsonSerializer
 from bus.settlement import Settler
 from bus.stamps import (
+    ClaimStamp,
     DelayStamp,
     ErrorDetailsStamp,
     HandledStamp,
@@ -241,6 +242,19 @@ def test_a_crash_between_sending_and_removing_leaves_the_message_in_both_places(
 
     assert [each.message_id for each in shop.sent("async")] == ["m-1"]
     assert [(each.id, each.state) for each in shop.failed.list()] == [("m-1", "ready")]
+
+
+def test_an_interrupted_retry_gives_its_messages_back_uncounted(shop: Shop) -> None:
+    shop.fail(OrderPlaced("o-1"), "m-1")
+
+    with armed("failed_retry_sent=raise"), pytest.raises(BusError):
+        shop.retry("m-1")
+    shop.transports["failed"].close()
+
+    (again,) = shop.transports["failed"].get(1)
+    claim = again.last(ClaimStamp)
+    assert claim is not None
+    assert claim.claim.deliveries == 1
 
 
 def test_a_message_is_removed_only_when_it_was_sent(shop: Shop) -> None:
