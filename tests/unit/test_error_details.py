@@ -41,6 +41,13 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         return caught
 
 
+def raised_while_handling(*, hidden: bool) -> BaseException:
+    error = raised(ValueError("v"))
+    error.__context__ = KeyError("k")
+    error.__suppress_context__ = hidden
+    return error
+
+
 def flat(error: BaseException) -> dict[str, object]:
     flattened = error_details(error).flatten_exception
     assert flattened is not None
@@ -99,23 +106,13 @@ def test_the_cause_is_kept_and_so_is_what_was_being_handled() -> None:
     previous = described["previous"]
     assert isinstance(previous, dict)
     assert (previous["class"], previous["message"]) == ("TimeoutError", "bank")
-    with pytest.raises(ValueError) as failure:
-        try:
-            raise KeyError("k")
-        except KeyError:
-            raise ValueError("v")  # noqa: B904
-    context = flat(failure.value)["previous"]
+    context = flat(raised_while_handling(hidden=False))["previous"]
     assert isinstance(context, dict)
     assert context["class"] == "KeyError"
 
 
 def test_a_hidden_context_stays_hidden() -> None:
-    with pytest.raises(ValueError) as failure:
-        try:
-            raise KeyError("k")
-        except KeyError:
-            raise ValueError("v") from None
-    assert flat(failure.value)["previous"] is None
+    assert flat(raised_while_handling(hidden=True))["previous"] is None
 
 
 def test_a_chain_of_causes_is_bounded_and_may_be_a_ring() -> None:
