@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from bus.config.nodes import Report, below
+from bus.config.nodes import Report, below, is_name
 from bus.config.schema import BusConfig, MessengerConfig, MiddlewareConfig, TransportConfig
 from bus.retry import RetryPolicy
 
@@ -117,20 +117,23 @@ class Assembly:
         return TransportConfig(dsn=values.get("dsn", ""), **set_values)
 
     def _serializer(self, name: str, path: str) -> str:
-        name = name.removeprefix("@")
-        if name in _PHP_SERIALIZERS and name not in self._aliases:
+        bare = name.removeprefix("@")
+        if bare in _PHP_SERIALIZERS and bare not in self._aliases:
             what = (
-                f'"{name}" writes PHP\'s own format, which nothing but PHP can read; '
+                f'"{bare}" writes PHP\'s own format, which nothing but PHP can read; '
                 'use "messenger.transport.symfony_serializer" on both sides'
             )
             self._report.error(path, what)
-        return _SERIALIZERS.get(name) or self._service(name, path, "serializer")
+        return _SERIALIZERS.get(bare) or self._service(name, path, "serializer")
 
     def _service(self, name: str, path: str, kind: str) -> str:
         """Return the name of a service as ``aliases`` know it. A service id of PHP needs an entry there."""
         bare = name.removeprefix("@")
         if bare in self._aliases:
             return bare
+        if not is_name(name):
+            self._report.error(path, f'expected the name of a {kind}, or "module:factory"')
+            return ""
         if name not in self._aliases and ("\\" in name or name != bare):
             what = f"the {kind} {self._report.value_at(path, name)} is a service of PHP"
             self._report.error(path, f'{what}; name its counterpart, "module:factory", under "aliases"')

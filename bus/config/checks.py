@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from bus.config.nodes import below, shown, suggestion
+from bus.config.nodes import below, is_name, listed, shown, suggestion
 from bus.config.schema import MessengerConfig
-from bus.errors import quoted
 
 _DSN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S*")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -25,6 +24,7 @@ def check(
 
     ``value_at`` says how the text at a path is shown.
     """
+    yield from _names(config)
     yield from _imports(config, value_at)
     yield from _buses(config, value_at)
     yield from _transports(config)
@@ -50,19 +50,37 @@ def routing_notes(config: MessengerConfig, known: Iterable[str]) -> tuple[str, .
     return tuple(lines)
 
 
+def _names(config: MessengerConfig) -> Iterator[Problem]:
+    """Yield keys that look like anything but a name, such as a DSN: they would stand in logs and messages."""
+    named: dict[str, Iterable[str]] = {
+        "buses": config.buses,
+        "transports": config.transports,
+        "routing": config.routing,
+        "aliases": config.aliases,
+        "connections": config.connections,
+    }
+    for path, names in named.items():
+        for name in names:
+            if not is_name(name):
+                yield below(path, name), "this does not look like a name; placeholders are only replaced in values"
+    for alias, target in config.aliases.items():
+        if not is_name(target):
+            yield below("aliases", alias), 'expected the name of a message, or "module:factory"'
+
+
 def _imports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
     for position, name in enumerate(config.imports):
-        path = below("imports", position)
+        path = _place("imports", position, config)
         if not _MODULE.fullmatch(name):
             module = name.removesuffix(".py").strip("./").replace("/", ".")
-            hint = f'; write "{module}"' if _MODULE.fullmatch(module) and shown(name).startswith('"') else ""
+            hint = f'; write "{module}"' if _MODULE.fullmatch(module) and is_name(name) else ""
             yield path, f'{value_at(path, name)} is no module, such as "shop.handlers"{hint}'
 
 
 def _buses(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
     names = config.buses or ("messenger.bus.default",)
     if config.default_bus is None and len(names) > 1:
-        yield "default_bus", f"with more than one bus it must be named here (buses are {quoted(names)})"
+        yield "default_bus", f"with more than one bus it must be named here (buses are {listed(names)})"
     if config.default_bus is not None and config.default_bus not in names:
         yield (
             "default_bus",
@@ -134,20 +152,22 @@ def _routing(config: MessengerConfig, value_at: Callable[[str, str], str]) -> It
             yield path, 'a "*" stands alone or at the end of a namespace, as in "shop.events.*"'
         elif key.startswith("\\"):
             yield path, "leave out the backslash at the beginning"
+        # An empty list in the file was reported when it was read.
+        if not senders and below(path, "senders") not in config.locations:
+            yield path, "it names no transport"
         for position, name in enumerate(senders):
             if _is_missing(name, config):
-                place = _place_of_sender(path, position, config)
+                place = _place(below(path, "senders"), position, config)
                 yield (
                     place,
                     f"there is no transport {value_at(place, name)}" + _or_valid(name, config.transports, "transports"),
                 )
 
 
-def _place_of_sender(path: str, position: int, config: MessengerConfig) -> str:
-    """Return the path of a sender: its place in the list, or of the single name that stands for one."""
-    place = below(path, "senders")
-    in_list = below(place, position)
-    return in_list if in_list in config.locations else place if place in config.locations else path
+def _place(path: str, position: int, config: MessengerConfig) -> str:
+    """Return the path of an item of a list, or of the single value that stands for the list in the file."""
+    item = below(path, position)
+    return path if path in config.locations and item not in config.locations else item
 
 
 def _is_missing(transport: str, config: MessengerConfig) -> bool:
@@ -156,5 +176,5 @@ def _is_missing(transport: str, config: MessengerConfig) -> bool:
 
 
 def _or_valid(name: str, valid: Iterable[str], kind: str) -> str:
-    names = [each for each in valid if shown(each).startswith('"')]
-    return suggestion(name, names) or f" ({kind} are {quoted(names)})"
+    names = list(valid)
+    return suggestion(name, names) or f"; {kind} are {listed(names)}"

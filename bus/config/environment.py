@@ -1,7 +1,9 @@
 """The environment of a configuration: variables, ``.env`` files, its name, and the folder of the project.
 
 The files and their order are Symfony's: ``.env`` (or ``.env.dist``), ``.env.local`` (not in the environment ``test``),
-``.env.NAME``, ``.env.NAME.local``. A later file wins over an earlier one, and a real variable over all of them.
+``.env.NAME``, ``.env.NAME.local``. A later file wins over an earlier one, and a real variable over all of them. So is
+their form; blanks around ``=`` and in values are allowed besides, because Python projects have them. Commands are not
+run.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ EMBEDDED_DATABASE = "sqlite:///var/bus.db"
 
 _LARGEST_FILE = 1024 * 1024
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-_ASSIGNMENT = re.compile(rf"(?:export[ \t]+)?({_NAME})(=?)")
+_ASSIGNMENT = re.compile(rf"(?:export[ \t]+)?({_NAME})[ \t]*=[ \t]*")
 _REFERENCE = re.compile(rf"(\\)?\$(?:\{{({_NAME})(?::?-([^}}]*))?\}}|({_NAME}))")
 _UNQUOTED = re.compile(r"(?:\\[\"']|[^\n\"'])*")
 _COMMENT = re.compile(r"(?:^|[ \t])#")
@@ -90,7 +92,7 @@ def _parse(text: str, file: str, known: Mapping[str, str]) -> dict[str, str]:
     while position < len(text):
         line = text.count("\n", 0, position) + 1
         match = _ASSIGNMENT.match(text, position)
-        if not match or not match[2]:
+        if not match:
             raise ConfigurationError(f"{file}:{line}: expected NAME=value")
         name = match[1]
         try:
@@ -124,8 +126,6 @@ def _value(text: str, position: int, known: Mapping[str, str]) -> tuple[str, int
         position += len(raw)
         written, *comment = _COMMENT.split(raw, maxsplit=1)
         written = written.rstrip()
-        if re.search(r"\s", written):
-            raise ValueError("has a space; put it in quotes")
         parts.append(_expand(re.sub(r"\\([\"'])", r"\1", written), known))
         if comment:
             newline = text.find("\n", position)
@@ -138,7 +138,7 @@ def _unescape(text: str) -> str:
 
 
 def _expand(text: str, known: Mapping[str, str]) -> str:
-    """Replace ``$NAME``, ``${NAME}`` and ``${NAME:-default}``, unless escaped. Commands are not run."""
+    """Replace ``$NAME``, ``${NAME}`` and ``${NAME:-default}``, unless escaped."""
     if re.search(r"(?<!\\)\$\(", text):
         raise ValueError("runs a command, $(...), which is not done here; put a $ that is meant in single quotes")
 

@@ -19,6 +19,12 @@ _PLACEHOLDER: dict[str, Any] = {
     "pattern": r"%[^%\s]+%|\$\{.*\}",
     "description": "A placeholder: %env(NAME)%, %parameter% or ${NAME:-default}.",
 }
+# What may stand for a map: PHP writes an empty one as a list.
+_OTHERWISE: list[dict[str, Any]] = [
+    {"type": "array", "maxItems": 0},
+    {"type": "null"},
+    {"$ref": "#/definitions/placeholder"},
+]
 _DURATION = r"^\d+(\.\d+)?\s*(ms|s|m|h|d)$"
 
 
@@ -63,7 +69,7 @@ def _kind(spec: Spec) -> dict[str, Any]:
         case Keys():
             return _keys(spec)
         case MapOf():
-            return _or_empty(_map(spec))
+            return {"anyOf": [_map(spec), *_OTHERWISE]}
         case ListOf():
             return _list(spec)
         case Free(collection=collection):
@@ -89,8 +95,9 @@ def _keys(spec: Keys) -> dict[str, Any]:
         "properties": {key: _schema(each) for key, each in spec.keys.items()},
         "additionalProperties": False,
     }
-    forms = [_schema(form) for form in spec.short.forms] if spec.short else []
-    return {"anyOf": [*forms, *_or_empty(written)["anyOf"]]}
+    forms = spec.short.forms if spec.short else ()
+    takes_list = any(isinstance(form, ListOf) for form in forms)
+    return {"anyOf": [written, *map(_schema, forms), *(_OTHERWISE[1:] if takes_list else _OTHERWISE)]}
 
 
 def _map(spec: MapOf) -> dict[str, Any]:
@@ -108,12 +115,7 @@ def _list(spec: ListOf) -> dict[str, Any]:
     item = _schema(spec.item)
     written = _without_none({"type": "array", "items": item, "minItems": spec.at_least or None})
     forms = [written, *([item] if spec.or_one else []), *([] if spec.at_least else [{"type": "null"}])]
-    return {"anyOf": forms} if len(forms) > 1 else written
-
-
-def _or_empty(written: dict[str, Any]) -> dict[str, Any]:
-    """Allow null and, as PHP writes an empty map, an empty list."""
-    return {"anyOf": [written, {"type": "array", "maxItems": 0}, {"type": "null"}]}
+    return {"anyOf": [*forms, {"$ref": "#/definitions/placeholder"}]}
 
 
 def _or_placeholder(written: dict[str, Any]) -> dict[str, Any]:

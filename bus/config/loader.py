@@ -25,7 +25,7 @@ from bus.config.sections import interpret
 __all__ = ["Loaded", "find", "load", "load_text", "load_with_notes", "searched_paths"]
 
 _MOST_ALIASES = 100
-_MOST_REPEATED = 10_000  # nodes that aliases repeat, all together
+_MOST_VALUES = 50_000  # what an alias repeats counts each time
 
 # libyaml where PyYAML has it: ten times faster, the same events.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -150,7 +150,7 @@ class _Open:
     mark: Mark
     anchor: str | None
     is_map: bool
-    problems: list[tuple[Mark, str]]
+    problem: str | None
     nodes: list[Node] = field(default_factory=list)
     size: int = 1
 
@@ -166,7 +166,7 @@ class _Composer:
         self._open: list[_Open] = []
         self._anchors: dict[str, tuple[Node, int]] = {}
         self._aliases = 0
-        self._repeated = 0
+        self._values = 0
         self._root: Node | None = None
 
     def compose(self, events: Iterable[Any]) -> Node:
@@ -202,13 +202,15 @@ class _Composer:
     def _begin(self, event: Any) -> None:
         if len(self._open) >= DEEPEST_VALUE:
             raise _UnreadableError(f"nested deeper than {DEEPEST_VALUE} levels", _mark(event))
+        mark = _mark(event)
+        self._count(1, mark)
         problem = _problem_of_tag(event, ("map", "seq"))
-        problems = [(_mark(event), problem)] if problem else []
         is_map = isinstance(event, yaml.MappingStartEvent)
-        self._open.append(_Open(_mark(event), event.anchor, is_map, problems))
+        self._open.append(_Open(mark, event.anchor, is_map, problem))
 
     def _scalar(self, event: Any) -> Node:
         mark, text = _mark(event), event.value
+        self._count(1, mark)
         plain = not event.style and event.tag is None
         is_key = bool(self._open) and self._open[-1].expects_key
         problem = _problem_of_tag(event, _SCALARS)
@@ -233,10 +235,13 @@ class _Composer:
         if name not in self._anchors:
             raise _UnreadableError("an alias has no anchor before it", mark)
         node, size = self._anchors[name]
-        self._repeated += size
-        if self._repeated > _MOST_REPEATED:
-            raise _UnreadableError(f"aliases repeat more than {_MOST_REPEATED} values", mark)
+        self._count(size, mark)
         self._add(node, size)
+
+    def _count(self, values: int, mark: Mark) -> None:
+        self._values += values
+        if self._values > _MOST_VALUES:
+            raise _UnreadableError(f"more than {_MOST_VALUES} values, those that aliases repeat included", mark)
 
 
 def _problem_of_tag(event: Any, known: tuple[str, ...]) -> str | None:
@@ -255,25 +260,28 @@ def _problem_of_tag(event: Any, known: tuple[str, ...]) -> str | None:
 
 def _closed(ended: _Open) -> Node:
     """Return the node of a list or map whose end has come."""
+    if ended.problem:
+        return Node(Unknown.VALUE, ended.mark, problems=((ended.mark, ended.problem),))
     if not ended.is_map:
-        return Node(ended.nodes, ended.mark, problems=tuple(ended.problems))
+        return Node(ended.nodes, ended.mark)
     entries: dict[str, Node] = {}
+    problems: list[tuple[Mark, str]] = []
     merged: list[Node] = []
     for key, value in zip(ended.nodes[::2], ended.nodes[1::2], strict=True):
-        ended.problems.extend(key.problems)
+        problems.extend(key.problems)
         if not isinstance(key.value, str):
-            ended.problems.append((key.mark, "a key must be a text"))
+            problems.append((key.mark, "a key must be a text"))
         elif key.value == "<<":
             merged.extend(value.value if isinstance(value.value, list) else [value])
         else:
             if key.value in entries:
                 line = entries[key.value].start[0]
-                ended.problems.append((key.mark, f"duplicate key {shown(key.value)}, first in line {line}"))
+                problems.append((key.mark, f"duplicate key {shown(key.value)}, first in line {line}"))
             entries[key.value] = replace(value, key_mark=key.mark)
     for node in merged:
         if not isinstance(node.value, dict):
-            ended.problems.append((node.mark, '"<<" takes a map, or a list of maps, to merge'))
+            problems.append((node.mark, '"<<" takes a map, or a list of maps, to merge'))
             continue
         for name, value in node.value.items():
             entries.setdefault(name, value)
-    return Node(entries, ended.mark, problems=tuple(ended.problems))
+    return Node(entries, ended.mark, problems=tuple(problems))

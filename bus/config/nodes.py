@@ -6,11 +6,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import TypeAlias
 
-from bus.errors import ConfigurationError, did_you_mean
+from bus.errors import ConfigurationError, did_you_mean, quoted
 
 DEEPEST_VALUE = 50  # levels of nesting; deeper is no configuration, and would exhaust the stack
+
+# Bounds on what a message holds and costs, however large the file is.
+MOST_PROBLEMS = 100
+_MOST_COMPARED = 200
+_MOST_LISTED = 20
 
 Mark: TypeAlias = tuple[int, int]  # line and column, both from 1
 
@@ -65,9 +71,14 @@ def native(node: Node) -> object:
 _NAME = re.compile(r"(@|!{1,2})?(?!.*//)[\w.\\*+/ -]{1,120}(:[\w.]{1,120})?")
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a text looks like the name of something."""
+    return _NAME.fullmatch(text) is not None
+
+
 def shown(text: str) -> str:
     """Return a text of the user's for a message: in quotes if it looks like a name, else only its length."""
-    return f'"{text}"' if _NAME.fullmatch(text) else f"a text of {len(text)} characters"
+    return f'"{text}"' if is_name(text) else f"a text of {len(text)} characters"
 
 
 def origin(variables: Iterable[str]) -> str:
@@ -78,12 +89,18 @@ def origin(variables: Iterable[str]) -> str:
 
 def suggestion(name: str, valid: Iterable[str]) -> str:
     """Return ``; did you mean "x"?`` for the nearest valid name that may be shown, or an empty string."""
-    return did_you_mean(name, filter(_NAME.fullmatch, valid)) if _NAME.fullmatch(name) else ""
+    return did_you_mean(name, islice(filter(is_name, valid), _MOST_COMPARED)) if is_name(name) else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for a message, as many as one reads."""
+    first = list(islice(filter(is_name, names), _MOST_LISTED + 1))
+    return quoted(first[:_MOST_LISTED]) + (" and others" if len(first) > _MOST_LISTED else "")
 
 
 def below(path: str, key: str | int) -> str:
     """Return the path of an entry under a path."""
-    part = str(key) if _NAME.fullmatch(str(key)) else f"(a key of {len(str(key))} characters)"
+    part = str(key) if is_name(str(key)) else f"(a key of {len(str(key))} characters)"
     return f"{path}.{part}" if path else part
 
 
@@ -131,10 +148,18 @@ class Report:
         """The notes, in the order of the file."""
         return _in_order(self._notes)
 
+    @property
+    def has_problems(self) -> bool:
+        """Whether a problem was reported."""
+        return bool(self._problems)
+
     def raise_problems(self) -> None:
         """Raise a ConfigurationError with every problem, in the order of the file, if there is one."""
-        if self._problems:
-            raise ConfigurationError(*_in_order(self._problems))
+        lines = _in_order(self._problems)
+        if len(lines) > MOST_PROBLEMS:
+            lines = (*lines[:MOST_PROBLEMS], f"{self.source}: and more problems")
+        if lines:
+            raise ConfigurationError(*lines)
 
     def _line(self, path: str, what: str, mark: Mark | None) -> tuple[Mark, str]:
         mark = mark or self._nearest(path)

@@ -64,10 +64,6 @@ class Placeholders:
             items = [self.replaced(each, below(path, index)) for index, each in enumerate(node.value)]
             return replace(node, value=items)
         if isinstance(node.value, dict):
-            for key, each in node.value.items():
-                if has_placeholder(key):
-                    what = "a key is taken as it stands; placeholders are only replaced in values"
-                    self._report.error(path, what, each.start)
             return replace(node, value={key: self.replaced(each, below(path, key)) for key, each in node.value.items()})
         return node
 
@@ -111,7 +107,7 @@ class Placeholders:
         try:
             alone = _ALONE.fullmatch(text)
             if alone:
-                found = self._lookup(alone["name"])
+                found = self._lookup(alone["name"], node.mark)
                 return replace(found, mark=node.mark, key_mark=node.key_mark)
             untyped = text.startswith("${") and _closing_brace(text, 2) == len(text) - 1
             return replace(node, value=self.resolve(text), variables=self._names(), untyped=untyped)
@@ -122,19 +118,19 @@ class Placeholders:
         return tuple(dict.fromkeys(self._used))
 
     def _embedded(self, name: str) -> str:
-        value = self._lookup(name).value
+        value = self._lookup(name, (1, 1)).value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise UnresolvedError(f"{shown(name)} stands inside a text and must be a text or a number")
         return str(value)
 
-    def _lookup(self, name: str) -> Node:
-        """Return what ``%name%`` stands for."""
+    def _lookup(self, name: str, mark: Mark) -> Node:
+        """Return what ``%name%`` stands for; ``mark`` is where it is used."""
         env = _ENV.fullmatch(name)
         if not env:
             return self._parameter(name)
         with self._looking_up(name):
             value = process(env[1], self)
-        return _grown(value, (1, 1), self._names())
+        return _grown(value, mark, self._names())
 
     def _parameter(self, name: str) -> Node:
         if name not in self._parameters:

@@ -70,9 +70,8 @@ def process(expression: str, surroundings: Surroundings, depth: int = 0) -> obje
     convert = _CONVERSIONS.get(processor)
     if convert is None:
         names = [*_SPECIAL, *_CONVERSIONS]
-        raise UnresolvedError(
-            f"unknown processor in %env(...)%{suggestion(processor, names) or f' (valid are {quoted(names)})'}"
-        )
+        near = suggestion(processor, names) or f"; valid are {quoted(names)}"
+        raise UnresolvedError(f"unknown processor in %env(...)%{near}")
     value = process(rest, surroundings, depth + 1)
     name = rest.rpartition(":")[2]
     if value is None:

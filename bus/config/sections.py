@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from bus.config.assembly import Assembly
 from bus.config.checks import check
 from bus.config.environment import Environment, default_connection
 from bus.config.grammar import MESSENGER
 from bus.config.merging import merge
-from bus.config.nodes import Node, Report, below, shown, suggestion
+from bus.config.nodes import MOST_PROBLEMS, Node, Report, below, shown, suggestion
 from bus.config.placeholders import Placeholders, without_placeholders
 from bus.config.schema import MessengerConfig
 from bus.config.validation import UNSET, read
@@ -35,11 +36,11 @@ def interpret(document: Node, environment: Environment, report: Report) -> Messe
         ConfigurationError: with every problem that was found.
     """
     sections = _sections(document, environment, report)
-    if isinstance(document.value, dict | None) and not any(section.messenger for section in sections):
+    if not report.has_problems and not any(section.messenger for section in sections):
         report.error("", 'there is no "messenger:", at the top or under "framework:"', document.mark)
     values = _values(sections, environment, report)
     config = Assembly(report).config(values, {"default": default_connection(environment.variables)})
-    for path, what in check(config, report.value_at):
+    for path, what in islice(check(config, report.value_at), MOST_PROBLEMS + 1):
         report.error(path, what)
     report.raise_problems()
     return config
