@@ -7,9 +7,12 @@ at it here does no harm. Nothing is kept beyond what a traceback shows: no value
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from bus.envelope import Envelope
@@ -19,6 +22,7 @@ from bus.stamps import ErrorDetailsStamp
 LONGEST_MESSAGE: Final = 8 * 1024  # bytes of UTF-8
 KEPT_ERRORS: Final = 10  # per message
 
+_PACKAGE: Final = f"{Path(__file__).parent}{os.sep}"
 _LONGEST_NAME: Final = 255
 _LONGEST_INNER_MESSAGE: Final = 2 * 1024
 _LONGEST_TRACE: Final = 4 * 1024
@@ -42,6 +46,17 @@ def first_cause(error: BaseException) -> BaseException:
     while isinstance(error, HandlerFailedError) and error.errors:
         error = next(iter(error.errors.values()))
     return error
+
+
+def application_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback without the frames of this package that lead to the application's code.
+
+    Where there is none of the application's, it is returned whole.
+    """
+    step = error.__traceback__
+    while step is not None and step.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        step = step.tb_next
+    return step or error.__traceback__
 
 
 def class_name(error: BaseException) -> str:
@@ -80,7 +95,7 @@ def _flatten(error: BaseException, depth: int, seen: set[int]) -> dict[str, obje
     """Return Symfony's FlattenException; its reader needs message, class, file, line and status_text."""
     seen.add(id(error))
     before = _before(error)
-    frames = traceback.extract_tb(error.__traceback__, limit=-_FRAMES)
+    frames = traceback.extract_tb(application_traceback(error), limit=-_FRAMES)
     last = frames[-1] if frames else None
     return {
         "message": safe_text(error, _LONGEST_INNER_MESSAGE),

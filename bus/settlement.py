@@ -11,11 +11,12 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final, cast
+from types import TracebackType
+from typing import Final, TypeAlias, cast
 
 from bus import failpoints
 from bus.envelope import Envelope
-from bus.error_details import first_cause
+from bus.error_details import application_traceback, first_cause
 from bus.errors import (
     AccessDeniedError,
     DecodingError,
@@ -49,6 +50,8 @@ from bus.transports.base import Claim
 from bus.transports.transport import Transport, undecoded_reason
 
 logger = logging.getLogger(__name__)
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
 
 _FIRST_POSTPONEMENT: Final = 1_000  # milliseconds, doubling
 _LONGEST_POSTPONEMENT: Final = 30_000
@@ -160,7 +163,7 @@ class Settler:
             transport.name,
             target_name,
             _reason(error) if error is not None else "it was given up before and could not be stored",
-            exc_info=_traceback_of(error),
+            exc_info=_exc_info(error),
             extra=log_context(failed, transport.name),
         )
         return "failed"
@@ -208,7 +211,7 @@ def _park(transport: Transport, envelope: Envelope, error: BaseException) -> Out
         message_id_of(envelope),
         transport.name,
         _reason(error),
-        exc_info=_traceback_of(error),
+        exc_info=_exc_info(error),
         extra=log_context(envelope, transport.name),
     )
     return "parked"
@@ -247,7 +250,7 @@ def _discard(transport: Transport, envelope: Envelope, error: BaseException) -> 
         json.dumps(dict(claim_stamp.headers)),
         kind,
         body,
-        exc_info=_traceback_of(error),
+        exc_info=_exc_info(error),
         extra=log_context(envelope, transport.name),
     )
     transport.discard(envelope)
@@ -271,7 +274,9 @@ def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, HandlerFailedError) else describe(error)
 
 
-def _traceback_of(error: BaseException | None) -> BaseException | None:
+def _exc_info(error: BaseException | None) -> _ExcInfo | None:
     """Return what a log line shows the traceback of: what really failed, where it was raised at all."""
     cause = first_cause(error) if error is not None else None
-    return cause if cause is not None and cause.__traceback__ is not None else None
+    if cause is None or cause.__traceback__ is None:
+        return None
+    return type(cause), cause, application_traceback(cause)

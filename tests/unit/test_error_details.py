@@ -7,12 +7,14 @@ import json
 
 import pytest
 
+from bus import aio
 from bus.envelope import Envelope
 from bus.error_details import error_details, with_error, with_smaller_errors
-from bus.errors import HandlerFailedError
+from bus.errors import ConfigurationError, HandlerFailedError
 from bus.messages import MessageTypes, UndecodableMessage
 from bus.serializer import EncodedEnvelope, JsonSerializer
 from bus.stamps import ErrorDetailsStamp
+from bus.transports.dsn import Dsn
 
 SYMFONYS_KEYS = [
     "message",
@@ -89,6 +91,29 @@ def test_the_flat_form_has_symfonys_keys_and_says_where_it_happened() -> None:
     }
     assert str(described["trace_as_string"]).startswith("Traceback (most recent call last):\n")
     assert str(described["trace_as_string"]).endswith(f"{__name__}.CardDeclinedError: declined")
+
+
+def test_the_trace_begins_where_the_application_begins() -> None:
+    def charge() -> None:
+        raise CardDeclinedError("declined")
+
+    with pytest.raises(CardDeclinedError) as failure:
+        aio.blocking(charge)
+    error = failure.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next  # as in a worker, which calls the handler from the package
+    trace = flat(error)["trace"]
+    assert isinstance(trace, list)
+    assert [frame["function"] for frame in trace] == ["charge"]
+
+
+def test_the_trace_is_whole_where_no_code_of_the_application_failed() -> None:
+    with pytest.raises(ConfigurationError) as failure:
+        Dsn.parse("no dsn")
+    error = failure.value
+    assert error.__traceback__ is not None
+    error.__traceback__ = error.__traceback__.tb_next
+    assert str(flat(error)["file"]).endswith("dsn.py")
 
 
 def test_an_error_that_was_never_raised_has_no_place() -> None:
