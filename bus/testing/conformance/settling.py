@@ -44,6 +44,15 @@ class Settling(DriverSuite):
         assert bodies(receive(driver, 1)) == [b"second"]
         assert list(driver.get(10)) == []
 
+    def test_a_settled_claim_has_no_say_in_the_next_delivery(self, driver: Driver) -> None:
+        driver.send([outgoing()])
+        settled = receive(driver, 1)[0].claim
+        driver.settle([Requeue(settled, outgoing(b"again"))])
+        claim = receive(driver, 1)[0].claim
+
+        assert list(driver.settle([Ack(settled)])) == [settled]
+        assert list(driver.settle([Ack(claim)])) == []
+
     def test_a_requeued_message_comes_back_with_new_headers_and_its_body(self, driver: Driver) -> None:
         driver.send([outgoing(b"\0body")])
         delivery = receive(driver, 1)[0]

@@ -51,15 +51,13 @@ _BETWEEN_RECOVERIES = 5.0  # seconds
 class SqlClaim(Claim):
     """A claim written into a row.
 
-    ``token`` fences it. ``place`` is the time by which the row was ordered, so that it can go back to where it was.
+    ``place`` is the time by which the row was ordered, so that it can go back to where it was.
     """
 
-    __slots__ = ("place", "row", "token")
+    __slots__ = ("place",)
 
-    def __init__(self, row: Row, received: SqlReceivedStamp, token: str) -> None:
+    def __init__(self, row: Row, received: SqlReceivedStamp) -> None:
         super().__init__(row.id, row.deliveries + 1, received.queue, received)
-        self.row = row.id
-        self.token = token
         self.place = row.place.decode()
 
 
@@ -120,7 +118,7 @@ class SqlDriver:
                 return ()
             token = self._locks.token()
             rows = self._write(lambda cursor: table.claim(cursor, token, limit, now), _CALL_DEADLINE)
-            return [self._delivery(table, row, token) for row in rows]
+            return [self._delivery(table, row) for row in rows]
 
     def take(self, transport_id: str | int) -> Delivery | None:
         """Claim this message, a parked or delayed one too; None when it is gone or held."""
@@ -137,10 +135,10 @@ class SqlDriver:
             if row is None:
                 self._recover(table)  # it may be a dead worker's
                 row = self._write(claim, _CALL_DEADLINE)
-            return None if row is None else self._delivery(table, row, token)
+            return None if row is None else self._delivery(table, row)
 
-    def _delivery(self, table: QueueTable, row: Row, token: str) -> Delivery:
-        claim = SqlClaim(row, SqlReceivedStamp(row.id, table.name, table.queue), token)
+    def _delivery(self, table: QueueTable, row: Row) -> Delivery:
+        claim = SqlClaim(row, SqlReceivedStamp(row.id, table.name, table.queue))
         self._held[row.id] = claim
         return Delivery(*from_texts(row.body, row.headers), claim)
 
@@ -169,9 +167,9 @@ class SqlDriver:
         changed: list[Mapping[str, object]] = []
         for settlement in batch:
             claim = settlement.claim
-            if token is None or not isinstance(claim, SqlClaim) or claim.token != token:
+            if not self._holds(claim):
                 continue
-            row = claim.row
+            row = int(claim.transport_id)
             match settlement:
                 case Ack() | Discard():
                     removed.append(row)
@@ -182,24 +180,27 @@ class SqlDriver:
         settled: set[int] = set()
         if token is not None and (removed or changed):
             settled = self._write(lambda cursor: table.settle(cursor, token, removed, changed), _CALL_DEADLINE)
-        return self._conclude([settlement.claim for settlement in batch], token, settled)
+        return [each.claim for each in batch if not self._conclude(each.claim, settled)]
 
-    def _conclude(self, claims: Sequence[Claim], token: str | None, settled: set[int]) -> Sequence[Claim]:
-        lost = []
-        for claim in claims:
-            ours = isinstance(claim, SqlClaim) and claim.token == token
-            if ours:
-                self._held.pop(claim.transport_id, None)
-            if not ours or claim.transport_id not in settled:
-                claim.withdraw()
-                lost.append(claim)
-        return lost
+    def _holds(self, claim: Claim) -> bool:
+        # By identity: the same row may be held by a later claim of ours, under the same token.
+        return self._held.get(claim.transport_id) is claim
+
+    def _conclude(self, claim: Claim, settled: set[int]) -> bool:
+        """Take note of what became of a claim; False when it is lost."""
+        if not self._holds(claim):
+            return False
+        del self._held[claim.transport_id]
+        if claim.transport_id in settled:
+            return True
+        claim.withdraw()
+        return False
 
     def close(self) -> None:
         """Give back what was not begun, let go of every claim and of the connection."""
         with self._claiming:
-            held, self._held = self._held, {}
-            places = {claim.row: claim.place for claim in held.values() if claim.withdraw_unless_begun()}
+            held = list(self._held.items())
+            places = {int(row): claim.place for row, claim in held if claim.withdraw_unless_begun()}
             token = self._locks.held_token
             if places and token is not None:
                 try:
@@ -211,8 +212,9 @@ class SqlDriver:
                         len(places),
                         error,
                     )
-            for claim in held.values():
+            for _, claim in held:
                 claim.withdraw()
+            self._held.clear()
             self._locks.release()
             self._database.close()
             self._next_recovery = float("-inf")

@@ -79,6 +79,9 @@ class PreparedTable:
         """Return the table for receiving, set up if need be."""
         table = self.usable()
         if not table.complete:
+            self.look_again()  # somebody may have completed it meanwhile
+            table = self.usable()
+        if not table.complete:
             raise AccessDeniedError(
                 f'The table "{table.name}" was made by Symfony and can be sent to, but not consumed from: '
                 f"{'; '.join(self.lacks())}"

@@ -180,4 +180,4 @@ class QueueTable:
         return time_text(milliseconds, whole_seconds=self._whole_seconds)
 
     def _php(self, now: int) -> Parameters:
-        return {"php_gave_up": time_text(now - self._redeliver_timeout)}
+        return {"php_gave_up": time_text(now - self._redeliver_timeout, whole_seconds=True)}
