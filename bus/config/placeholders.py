@@ -128,7 +128,8 @@ class Placeholders:
         env = _ENV.fullmatch(name)
         if not env:
             return self._parameter(name)
-        with self._looking_up(name):
+        # Not under its bare name: the parameter of that name is the variable's default.
+        with self._looking_up(f"%{name}%"):
             value = process(env[1], self)
         return _grown(value, mark, self._names())
 

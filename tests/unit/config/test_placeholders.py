@@ -282,3 +282,10 @@ def test_every_unset_variable_is_reported_and_causes_nothing_else(problems: Prob
         'messenger.yaml:3:77 transports.b.options: the environment variable "O" is not set',
         'messenger.yaml:4:21 routing.shop.A: the environment variable "R" is not set',
     ]
+
+
+def test_a_parameter_called_after_a_variable_is_its_default(option: Option) -> None:
+    parameters = "{env(X): of the parameter}"
+
+    assert option("%env(X)%", parameters) == "of the parameter"
+    assert option("%env(X)%", parameters, X="real") == "real"
