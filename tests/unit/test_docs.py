@@ -27,8 +27,6 @@ from pathlib import Path
 import pytest
 
 from bus.config import loader
-from bus.config.grammar import MESSENGER
-from bus.config.keys import Keys, ListOf, MapOf, Spec
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -135,24 +133,6 @@ def test_what_the_page_shows_works(page: Path, session: Path, environment: dict[
     if program:
         (session / "shown.py").write_text(program + '\nprint("every block ran")\n')
         assert "every block ran\n" in run([sys.executable, "shown.py"], session, environment)
-
-
-def keys_of(spec: Spec) -> Iterator[str]:
-    """Yield every key that the grammar of the configuration knows."""
-    if isinstance(spec, Keys):
-        yield from spec.keys
-        for each in spec.keys.values():
-            yield from keys_of(each)
-    elif isinstance(spec, MapOf | ListOf):
-        yield from keys_of(spec.item)
-
-
-def test_every_key_of_the_configuration_is_explained() -> None:
-    named = re.findall(r"`([\w.]+)`", (ROOT / "docs/configuration.md").read_text())
-    explained = {part for name in named for part in name.split(".")}
-    not_asked_for = {"senders", "id", "arguments", "format", "context"}  # parts of forms that are shown whole
-
-    assert set(keys_of(MESSENGER)) - not_asked_for - explained == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
