@@ -208,6 +208,7 @@ def _carry_out(
     missing = [each for each in ids if each not in found]
     for each in missing:
         output.note(f'There is no failed message "{each}".')
-    output.line(", ".join(f"{count:,} {result}" for result, count in counts.items()) or "0 messages")
+    told = [f"{count:,} {'sent back' if result == 'sent' else result}" for result, count in counts.items()]
+    output.line(", ".join(told) or "0 messages")
     if missing or counts.get("kept"):
         raise click.exceptions.Exit(exit_codes.FAILED)

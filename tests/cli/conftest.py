@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 SHOP = '''
 """Ships orders while nothing is broken."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def ship(event: OrderPlaced) -> None:
 @handler
 def refund(event: OrderCancelled) -> None:
     raise UnrecoverableError("no refund for " + event.order_id)
+
+
+@message("nap", transport="async")
+@dataclass(frozen=True)
+class Nap:
+    """Is handled for longer than anybody waits."""
+
+
+@handler
+def nap(event: Nap) -> None:
+    print("napping", flush=True)
+    time.sleep(120)
 
 
 @handler
@@ -145,11 +158,12 @@ class Shop:
         self.ok("dispatch", type_name, "-", stdin="".join(f'{{"order_id": "{each}"}}\n' for each in order_ids))
 
     def fail(self, *order_ids: str) -> list[str]:
-        """Let orders fail, and return the ids of all failed messages."""
+        """Let orders fail, and return the ids of their messages."""
         self.dispatch(*order_ids)
         self.break_()
         self.ok("consume", "async", "--stop-when-empty")
-        return [each["id"] for each in self.json("failed", "show", "--max", "1000")]
+        ids = {each["body"]["order_id"]: each["id"] for each in self.json("failed", "show", "--max", "1000")}
+        return [ids[json.loads(f'"{each}"')] for each in order_ids]
 
     def counts(self) -> dict[str, dict[str, int]]:
         counted: dict[str, dict[str, int]] = self.json("stats")["transports"]

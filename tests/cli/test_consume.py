@@ -147,6 +147,24 @@ def test_sigterm_ends_the_worker_with_success(shop: Shop) -> None:
     assert "Worker stopped" in rest
 
 
+def test_a_handler_that_outlasts_the_grace_has_an_exit_code_of_its_own(shop: Shop) -> None:
+    shop.ok("dispatch", "nap", "{}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bus", "consume", "async", "--shutdown-timeout", "100ms"],
+        cwd=shop.path,
+        env=shop.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        assert stdout.readline() == "napping\n"
+        os.kill(process.pid, signal.SIGTERM)
+
+        assert process.wait(30) == 6
+
+
 @pytest.mark.parametrize("command", [["stats"], ["dispatch", "order.placed", ORDER], ["consume", "--fail-fast"]])
 def test_a_transport_that_cannot_be_reached_has_an_exit_code_of_its_own(shop: Shop, command: list[str]) -> None:
     (shop.path / "bus.db").write_bytes(b"this is no database" * 100)

@@ -80,7 +80,7 @@ def test_a_retried_message_is_handled_by_the_next_worker(shop: Shop) -> None:
     first, second = shop.fail("o-1", "o-2")
     shop.repair()
 
-    assert shop.ok("failed", "retry", second) == "1 sent\n"
+    assert shop.ok("failed", "retry", second) == "1 sent back\n"
     shop.ok("consume", "async", "--stop-when-empty")
 
     assert shop.shipped() == ["o-2"]
@@ -91,7 +91,7 @@ def test_all_messages_of_a_class_are_retried(shop: Shop) -> None:
     shop.dispatch("o-9", type_name="order.cancelled")
     shop.fail("o-1", "o-2")
 
-    assert shop.ok("failed", "retry", "--class-filter", "order.placed") == "2 sent\n"
+    assert shop.ok("failed", "retry", "--class-filter", "order.placed") == "2 sent back\n"
 
     counts = shop.counts()
     assert (counts["async"]["ready"], counts["failed"]["ready"]) == (2, 1)
@@ -160,7 +160,7 @@ def test_a_retry_that_is_killed_after_sending_loses_nothing(shop: Shop) -> None:
     assert done.returncode == -9
     assert shop.shipped() == ["o-1", "o-2"]
     # What was killed in between is retried once more: twice, and not lost.
-    assert shop.ok("failed", "retry", "--all") == "2 sent\n"
+    assert shop.ok("failed", "retry", "--all") == "2 sent back\n"
     shop.ok("consume", "async", "--stop-when-empty")
     assert sorted(shop.shipped()) == ["o-1", "o-1", "o-2", "o-2"]
 
