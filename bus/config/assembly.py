@@ -81,9 +81,7 @@ class Assembly:
 
     def _middleware(self, values: Mapping[str, Any], path: str) -> MiddlewareConfig | None:
         if "id" not in values:
-            self._report.missing(
-                below(path, "id"), 'a middleware needs one name: "name", {name: arguments}, or the key "id"'
-            )
+            self._report.missing(path, "id", 'a middleware needs one name: "name", {name: arguments}, or the key "id"')
             return None
         name = values["id"].removeprefix(_SERVICE_PREFIX)
         if name in _LEFT_OUT:
@@ -97,7 +95,7 @@ class Assembly:
 
     def _transport(self, values: Mapping[str, Any], path: str) -> TransportConfig:
         if "dsn" not in values:
-            self._report.missing(below(path, "dsn"), 'a transport needs a DSN, such as "doctrine://default"')
+            self._report.missing(path, "dsn", 'a transport needs a DSN, such as "doctrine://default"')
         retry = dict(values.get("retry_strategy", {}))
         service = retry.pop("service", None)
         where = below(path, "retry_strategy")

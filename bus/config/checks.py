@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from bus.config.nodes import below, is_name, listed, shown, suggestion
 from bus.config.schema import MessengerConfig
 
-_DSN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S*")
+_DSN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.*")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 # Each transport of these is a store of its own, even where the DSN is the same.
@@ -72,9 +72,11 @@ def _imports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> It
     for position, name in enumerate(config.imports):
         path = _place("imports", position, config)
         if not _MODULE.fullmatch(name):
+            written = value_at(path, name)
             module = name.removesuffix(".py").strip("./").replace("/", ".")
-            hint = f'; write "{module}"' if _MODULE.fullmatch(module) and is_name(name) else ""
-            yield path, f'{value_at(path, name)} is no module, such as "shop.handlers"{hint}'
+            # Never a hint that shows what a variable gave.
+            hint = f'; write "{module}"' if _MODULE.fullmatch(module) and written == f'"{name}"' else ""
+            yield path, f'{written} is no module, such as "shop.handlers"{hint}'
 
 
 def _buses(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
@@ -95,7 +97,7 @@ def _transports(config: MessengerConfig) -> Iterator[Problem]:
         if transport.dsn and not _DSN.fullmatch(transport.dsn):
             yield (
                 below(below("transports", name), "dsn"),
-                ('this is no DSN; it begins with a scheme, such as "doctrine://default" or "sync://"'),
+                'expected a DSN, one line that begins with a scheme, such as "doctrine://default" or "sync://"',
             )
 
 
@@ -106,12 +108,12 @@ def _failure_transports(config: MessengerConfig, value_at: Callable[[str, str], 
     for path, target in named.items():
         if target is None:
             continue
-        if _is_missing(target, config):
+        if target not in config.transports:
             yield (
                 path,
                 f"there is no transport {value_at(path, target)}" + _or_valid(target, config.transports, "transports"),
             )
-        elif target in config.transports and config.transports[target].dsn.startswith("sync:"):
+        elif config.transports[target].dsn.startswith("sync:"):
             yield path, f"{value_at(path, target)} is a sync:// transport, which keeps no messages"
     yield from _circles(config)
     yield from _shared_queues(config)
@@ -156,7 +158,7 @@ def _routing(config: MessengerConfig, value_at: Callable[[str, str], str]) -> It
         if not senders and below(path, "senders") not in config.locations:
             yield path, "it names no transport"
         for position, name in enumerate(senders):
-            if _is_missing(name, config):
+            if name not in config.transports:
                 place = _place(below(path, "senders"), position, config)
                 yield (
                     place,
@@ -168,11 +170,6 @@ def _place(path: str, position: int, config: MessengerConfig) -> str:
     """Return the path of an item of a list, or of the single value that stands for the list in the file."""
     item = below(path, position)
     return path if path in config.locations and item not in config.locations else item
-
-
-def _is_missing(transport: str, config: MessengerConfig) -> bool:
-    """Tell whether there is no such transport; one that the file has and that is wrong was reported before."""
-    return transport not in config.transports and below("transports", transport) not in config.locations
 
 
 def _or_valid(name: str, valid: Iterable[str], kind: str) -> str:

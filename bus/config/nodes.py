@@ -112,6 +112,7 @@ class Report:
         self.locations: dict[str, str] = {}
         self._marks: dict[str, Mark] = {}
         self._variables: dict[str, tuple[str, ...]] = {}
+        self._unusable: set[str] = set()
         self._problems: list[tuple[Mark, str]] = []
         self._notes: list[tuple[Mark, str]] = []
 
@@ -130,10 +131,15 @@ class Report:
         """Add a problem, at ``mark`` or where the path, or the nearest path above it, stands."""
         self._problems.append(self._line(path, what, mark))
 
-    def missing(self, path: str, what: str) -> None:
-        """Add a problem with a path that the file does not have; what it has and is wrong was reported before."""
-        if path not in self._marks:
-            self.error(path, what)
+    def unusable(self, path: str, what: str, mark: Mark) -> None:
+        """Add a problem that leaves nothing of what stands at a path."""
+        self._unusable.add(path)
+        self.error(path, what, mark)
+
+    def missing(self, path: str, key: str, what: str) -> None:
+        """Add a problem with a key that the map at a path needs, unless it has it or is unusable as a whole."""
+        if below(path, key) not in self._marks and path not in self._unusable:
+            self.error(below(path, key), what)
 
     def note(self, path: str, what: str, mark: Mark | None = None) -> None:
         """Add a note, placed as a problem is."""

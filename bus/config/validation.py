@@ -87,8 +87,11 @@ def _map(node: Node, spec: MapOf, path: str, report: Report) -> Mapping[str, Any
     for key, child in node.value.items():
         if key == "":
             report.error(path, "a name must not be empty", child.start)
-        else:
-            values[key] = read(child, spec.item, below(path, key), report)
+            continue
+        value = read(child, spec.item, below(path, key), report)
+        if value is UNSET and isinstance(spec.item, Keys):
+            value = {}  # its name exists, whatever is wrong with it
+        values[key] = value
     return {key: value for key, value in values.items() if value is not UNSET}
 
 
@@ -182,9 +185,8 @@ def _duration(node: Node, spec: Duration, path: str, report: Report) -> str | Un
 
 
 def _wrong(node: Node, spec: Spec, path: str, report: Report) -> Unset:
-    report.error(
-        path, f"expected {expected(spec)}, but {_subject(node)} is {_given(node)}{_hint(node, spec)}", node.mark
-    )
+    what = f"expected {expected(spec)}, but {_subject(node)} is {_given(node)}{_hint(node, spec)}"
+    report.unusable(path, what, node.mark)
     return UNSET
 
 

@@ -103,8 +103,10 @@ def test_a_transport_and_its_failure_transport_are_not_the_same_queue(problems: 
 
 def test_a_transport_that_is_wrong_still_exists(problems: Problems) -> None:
     (line,) = problems("messenger: {failure_transport: a, transports: {a: []}, routing: {shop.A: a}}")
-
     assert "transports.a.dsn: a transport needs a DSN" in line
+
+    (line,) = problems("messenger: {failure_transport: a, transports: {a: [b]}, routing: {shop.A: a}}")
+    assert "transports.a: expected a text or a map, but it is a list" in line
 
 
 @pytest.mark.parametrize(
