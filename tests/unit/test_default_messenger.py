@@ -18,7 +18,7 @@ APP = """
 
     @bus.handler
     def greet(hello: Hello) -> None:
-        print(f"hello {hello.name}")
+        print(f"hello {hello.name}\\n", end="")
 """
 
 
