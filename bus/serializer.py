@@ -11,7 +11,7 @@ from bus import headers
 from bus.envelope import Envelope
 from bus.errors import DecodingError, EncodingError
 from bus.messages import MessageTypes, UndecodableMessage, options_of
-from bus.stamps import Stamp
+from bus.stamps import ClaimStamp, Stamp
 from bus.wire.nesting import nested_deeper_than
 from bus.wire.object_codec import ObjectCodec, codec_for, unreadable, unwritable
 from bus.wire.object_shape import NoJsonFormError
@@ -36,6 +36,9 @@ class Serializer(Protocol):
 
     def encode(self, envelope: Envelope, body: bytes | None = None) -> EncodedEnvelope:
         """Encode an envelope. With ``body`` these bytes are kept and only the headers are made.
+
+        A received message keeps the name of its type, too: it may have come under an alias, and other programs that
+        read the same queue know it by that.
 
         The envelope of an UndecodableMessage is written with its bytes and headers as they came, and over them the
         headers of the stamps that it has got since.
@@ -85,6 +88,8 @@ class JsonSerializer:
         name, codec = self._codecs.get(type(message)) or self._writable(type(message))
         if body is None:
             body = self._body_of(message, name, codec)
+        else:
+            name = _name_it_came_with(envelope) or name
         written = {headers.TYPE: name}
         self._stamps.write(envelope.stamps, written)
         written[headers.CONTENT_TYPE] = headers.JSON
@@ -103,8 +108,7 @@ class JsonSerializer:
 
     def decode_raw(self, encoded: EncodedEnvelope, reason: str) -> Envelope:
         """Return the envelope of an UndecodableMessage; see ``Serializer``."""
-        raw = encoded.headers if isinstance(encoded.headers, Mapping) else {}
-        fields = {_as_text(name): _as_text(value) for name, value in raw.items()}
+        fields = _as_fields(encoded.headers)
         message = UndecodableMessage(_as_bytes(encoded.body), fields, reason)
         return Envelope(message, self._stamps.read_what_can_be(fields))
 
@@ -185,6 +189,11 @@ class JsonSerializer:
         return written
 
 
+def _name_it_came_with(envelope: Envelope) -> str | None:
+    received = envelope.last(ClaimStamp)
+    return None if received is None else received.headers.get(headers.TYPE)
+
+
 def _refusal(encoded: EncodedEnvelope, error: BaseException) -> DecodingError:
     """Say what could not be read, without showing any of it but the name of its type."""
     try:
@@ -201,6 +210,12 @@ def _as_bytes(body: object) -> bytes:
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
     return _as_text(body).encode("utf-8", "surrogatepass")
+
+
+def _as_fields(raw: object) -> dict[str, str]:
+    if not isinstance(raw, Mapping):
+        return {}
+    return {_as_text(name): _as_text(value) for name, value in raw.items()}
 
 
 def _as_text(value: object) -> str:

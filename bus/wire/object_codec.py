@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bus.errors import DecodingError, EncodingError
+from bus.errors import DecodingError, EncodingError, describe
 from bus.wire.object_shape import NoJsonFormError, Rename, Shape, ShapeBuilder, is_pydantic, walk
 
 _JSON = msgspec.json.Decoder()
@@ -192,7 +192,7 @@ def unwritable(value: object, error: BaseException) -> str:
     if isinstance(error, UnicodeEncodeError):
         return f"{where} holds text with a lone surrogate, which UTF-8 cannot carry"
     if part is value or isinstance(part, str | int | float):
-        return f"{type(error).__name__}: {str(error)[:200]}"
+        return describe(error, 200)
     return f'{where} holds a "{type(part).__qualname__}"; {_CAN_CARRY}'
 
 

@@ -73,7 +73,8 @@ _PROCESS_ONLY: Final = re.compile(
     re.escape(headers.STAMP_PREFIX)
     + r"\\?Symfony\\Component\\Messenger\\(\w+\\)*(\w*ReceivedStamp|AckStamp|AmqpStamp|ConsumedByWorkerStamp"
     r"|DispatchAfterCurrentBusStamp|FlushBatchHandlersStamp|HandlerArgumentsStamp|MessageDecodingFailedStamp"
-    r"|NoAutoAckStamp|SentForRetryStamp|SentStamp|SerializedMessageStamp)"
+    r"|NoAutoAckStamp|SentForRetryStamp|SentStamp|SerializedMessageStamp)",
+    re.IGNORECASE,  # as PHP's class names are
 )
 
 
@@ -198,9 +199,8 @@ def _check_foreign(name: str, value: str) -> None:
 def _shortened(stamps: Sequence[Stamp]) -> Sequence[Stamp]:
     for kind in _SHORTENED:
         positions = [position for position, stamp in enumerate(stamps) if type(stamp) is kind]
-        if len(positions) > _KEPT:
-            dropped = set(positions[1 : 1 - _KEPT])
-            stamps = [stamp for position, stamp in enumerate(stamps) if position not in dropped]
+        dropped = set(positions[1 : 1 - _KEPT])
+        stamps = [stamp for position, stamp in enumerate(stamps) if position not in dropped]
     return stamps
 
 

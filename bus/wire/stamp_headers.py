@@ -25,7 +25,7 @@ LARGEST: Final = 2**31 - 1
 # A due time a hundred years ahead still fits into a datetime and into every database.
 LONGEST_DELAY: Final = 100 * 365 * 24 * 3600 * 1000
 
-_NOT_PLAIN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_PLAIN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,20}")
 
 

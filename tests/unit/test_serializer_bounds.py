@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus import headers
@@ -18,6 +18,9 @@ from bus.messages import MessageTypes, message
 from bus.serializer import EncodedEnvelope, JsonSerializer
 from bus.stamps import SerializerStamp
 from bus.wire.nesting import nested_deeper_than
+
+# The same examples in each run, however slow the machine is.
+STEADY = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @message("note")
@@ -57,6 +60,7 @@ json_values = st.recursive(
 )
 
 
+@STEADY
 @given(json_values, st.integers(0, 12))
 def test_the_depth_of_json_is_found_without_parsing(value: Any, limit: int) -> None:
     text = json.dumps(value)
@@ -64,6 +68,7 @@ def test_the_depth_of_json_is_found_without_parsing(value: Any, limit: int) -> N
     assert nested_deeper_than(limit, text.encode()) is (depth_of(value) > limit)
 
 
+@STEADY
 @given(st.text('[]{}"\\,1', max_size=60).map(str.encode), st.integers(1, 20))
 def test_a_parser_never_gets_deeper_into_broken_json_than_was_found(text: bytes, limit: int) -> None:
     if not nested_deeper_than(limit, text):
