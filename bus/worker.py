@@ -36,7 +36,7 @@ class Worker:
 
     One thread, the caller's of ``run``, fetches. With a concurrency of 1 it also handles; with more, pool threads do,
     each going from message to message without a wake-up. A message with an ``async def`` handler runs in a greenlet on
-    the loop of the process, and is settled by the thread that fetches.
+    the loop of the process.
     """
 
     def __init__(
@@ -74,7 +74,8 @@ class Worker:
         self._limit_reached = ""
         self._found_empty = False
         self._lanes = Lanes(len(receivers), self._options.concurrency)
-        self._ended_on_loop: deque[ReceivedMessage] = deque()
+        # What only the thread of ``run`` may handle; the loop may begin it too.
+        self._for_this_thread: deque[ReceivedMessage] = deque()
 
     # --- what others may do with it ---
 
@@ -139,7 +140,6 @@ class Worker:
 
     def _turn(self) -> None:
         """Fetch, start what may start, and sleep when neither brought anything."""
-        self._conclude_what_ended_on_the_loop()
         fetched = self._fetch()
         if self._start() or fetched:
             self._found_empty = False
@@ -169,7 +169,7 @@ class Worker:
     def _start(self) -> bool:
         """Start what may start; with a concurrency of 1 handle one message. True when there was anything."""
         started = False
-        while True:
+        while not self._for_this_thread:
             if self._lanes.suspect_is_next:
                 # Should it kill this process, then what was handled before it stays handled.
                 self._intake.flush()
@@ -177,12 +177,9 @@ class Worker:
             if message is None:
                 return started
             started = True
-            if self._goes_to_loop(message):
-                continue
-            if self._pool is None:
-                self._handle_here(message)
-                return True
-            self._pool.submit(self._handle_on_pool, message)
+            self._place(message)
+        self._handle(self._for_this_thread.popleft())
+        return True
 
     def _idle(self) -> None:
         """Nothing is there and nothing is being handled."""
@@ -199,26 +196,34 @@ class Worker:
 
     def _finish(self) -> None:
         while self._lanes.running:
-            self._wake_up.sleep(self._options.sleep)
-            self._conclude_what_ended_on_the_loop()
+            if self._for_this_thread:
+                self._handle(self._for_this_thread.popleft())
+            else:
+                self._wake_up.sleep(self._options.sleep)
         if self._pool is not None:
             self._pool.shutdown()
         self._intake.close()
 
     # --- one message ---
 
-    def _goes_to_loop(self, message: ReceivedMessage) -> bool:
-        """Hand a message with an ``async def`` handler to the loop of the process."""
-        envelope = message.envelope
+    def _place(self, message: ReceivedMessage) -> None:
+        """Hand a message to where it is handled."""
+        if self._runs_on_loop(message):
+            aio.process_loop().submit(self._handle_on_loop, message)
+        elif self._pool is not None:
+            self._pool.submit(self._handle_on_pool, message)
+        else:
+            self._for_this_thread.append(message)
+
+    def _runs_on_loop(self, message: ReceivedMessage) -> bool:
+        if isinstance(message.envelope.message, UndecodableMessage):
+            return False
         try:
-            if isinstance(envelope.message, UndecodableMessage) or not self._has_async_handler(envelope):
-                return False
+            return self._has_async_handler(message.envelope)
         except Exception:  # noqa: BLE001 - the stack raises it again, and there it is the failure of this message
             return False
-        aio.process_loop().submit(self._handle_on_loop, message)
-        return True
 
-    def _handle_here(self, message: ReceivedMessage) -> None:
+    def _handle(self, message: ReceivedMessage) -> None:
         try:
             # A context of its own: what a handler sets in ContextVars ends with its message.
             self._context.copy().run(self._attempts.make, message)
@@ -227,30 +232,35 @@ class Worker:
             self._end(message)
 
     def _handle_on_pool(self, message: ReceivedMessage) -> None:
-        """Handle a message on this pool thread, and then others as long as any may begin."""
+        """Handle a message on this pool thread, and then others as long as any may begin here."""
         following: ReceivedMessage | None = message
         while following is not None:
             message = following
-            self._handle_here(message)
-            following = self._lanes.begin_next(suspects=False)
-            if following is None or self._intake.wants_to_fetch(message.receiver):
-                self._wake_up.ring()
-            if following is not None and self._goes_to_loop(following):
+            self._handle(message)
+            following = self._next_after(message)
+            if following is not None and self._runs_on_loop(following):
+                self._place(following)
                 return
 
     def _handle_on_loop(self, message: ReceivedMessage) -> None:
-        # Concluding may block, which a loop must not; the thread that fetches does it, for many at once.
+        """Handle a message in a greenlet, which has a context of its own, and hand on the next one."""
         self._attempts.make(message)
-        self._ended_on_loop.append(message)
-        self._wake_up.ring()
-
-    def _conclude_what_ended_on_the_loop(self) -> None:
-        while self._ended_on_loop:
-            message = self._ended_on_loop.popleft()
-            self._attempts.conclude(message)
-            self._end(message)
+        self._attempts.conclude(message)
+        self._end(message)
+        following = self._next_after(message)
+        if following is not None:
+            self._place(following)
+            if self._for_this_thread:
+                self._wake_up.ring()
 
     def _end(self, message: ReceivedMessage) -> None:
         self._lanes.end(message)
         seconds = self._clock.monotonic() - message.begun_at if message.begun_at is not None else None
         self._intake.receivers[message.receiver].window.ended(seconds)
+
+    def _next_after(self, message: ReceivedMessage) -> ReceivedMessage | None:
+        """Return the message that may begin now that one has ended; wake the thread that fetches if it is needed."""
+        following = self._lanes.begin_next(suspects=False)
+        if following is None or self._intake.wants_to_fetch(message.receiver):
+            self._wake_up.ring()
+        return following

@@ -60,6 +60,25 @@ def test_nothing_else_is_held_or_unsettled_while_a_suspect_is_handled(make_rig, 
     assert {second.in_flight for _, second in seen} == {0}
 
 
+def test_what_was_handled_before_a_suspect_is_settled_before_it_begins(make_rig):
+    rig = make_rig("first", "second")
+    counts = []
+
+    def handle(envelope):
+        if envelope.message.name == "c1":
+            rig.send("suspect", to="first")
+            rig.was_delivered("suspect", 1, by="first")
+        if envelope.message.name == "suspect":
+            counts.append(rig.transports["second"].counts())
+
+    rig.handle = handle
+    rig.send(*(f"c{number}" for number in range(9)), to="second")
+
+    rig.run_until_empty(fetch_size=9)
+
+    assert [each.in_flight for each in counts] == [0]
+
+
 def test_a_worker_begins_with_one_message_at_a_time_until_it_sees_a_fresh_one(rig):
     held = []
     rig.handle = lambda envelope: held.append(rig.transport.counts().in_flight)
@@ -77,12 +96,12 @@ def test_a_worker_begins_with_one_message_at_a_time_until_it_sees_a_fresh_one(ri
 
 def test_suspects_do_not_wait_for_the_next_poll(rig, eventually, running):
     names = [f"s{number}" for number in range(40)]
-    rig.send(*names)
+    rig.send("fresh", *names)
     for name in names:
         rig.was_delivered(name, 1)
 
     with running(rig.worker(sleep=600.0)):
-        eventually(lambda: len(rig.handled) == 40)
+        eventually(lambda: len(rig.handled) == 41)
 
 
 def test_what_was_delivered_too_often_is_not_handled_again(rig):
@@ -99,8 +118,8 @@ def test_what_was_delivered_too_often_is_not_handled_again(rig):
 def test_a_worker_that_waits_for_a_suspect_does_not_spin(rig, eventually, running):
     began, go_on = threading.Event(), threading.Event()
     turns = []
-    rig.handle = lambda envelope: (began.set(), go_on.wait(DEADLINE))
-    rig.send("suspect", "other")
+    rig.handle = lambda envelope: envelope.message.name == "suspect" and (began.set(), go_on.wait(DEADLINE))
+    rig.send("fresh", "suspect", "other")
     rig.was_delivered("suspect", 1)
     worker = rig.worker(concurrency=2)
     turn = worker._turn
@@ -112,4 +131,4 @@ def test_a_worker_that_waits_for_a_suspect_does_not_spin(rig, eventually, runnin
         threading.Event().wait(0.2)
         assert len(turns) - before <= 3
         go_on.set()
-        eventually(lambda: len(rig.handled) == 2)
+        eventually(lambda: len(rig.handled) == 3)

@@ -27,6 +27,30 @@ def test_a_ring_ends_a_sleep():
     assert not sleeper.is_alive()
 
 
+def test_a_ring_between_two_sleeps_ends_the_second_one():
+    for _ in range(10):
+        wake_up = WakeUp()
+        awake, go_on = threading.Event(), threading.Event()
+
+        def sleep_twice(wake_up=wake_up, awake=awake, go_on=go_on) -> None:
+            wake_up.sleep(30)
+            awake.set()
+            go_on.wait(30)
+            wake_up.sleep(30)
+
+        sleeper = threading.Thread(target=sleep_twice)
+        sleeper.start()
+        threading.Event().wait(0.002)  # most probably it sleeps by now
+        wake_up.ring()
+        assert awake.wait(5)
+
+        wake_up.ring()
+        go_on.set()
+        sleeper.join(5)
+
+        assert not sleeper.is_alive()
+
+
 def test_many_rings_make_one_wake_up():
     wake_up = WakeUp()
     for _ in range(1000):
