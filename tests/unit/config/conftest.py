@@ -12,17 +12,15 @@ from bus.config.environment import Environment
 from bus.config.loader import Loaded, load_text
 from bus.errors import ConfigurationError
 
-SYMFONY = sorted((Path(__file__).parent / "symfony").glob("*.yaml"))
-ROOT = Path(__file__).parents[3]
-
 
 @pytest.fixture
 def load() -> Callable[..., Loaded]:
     """Return a function that loads a text; keyword arguments are the variables, APP_ENV among them."""
 
-    def load(text: str, **variables: str) -> Loaded:
+    def load(text: str | bytes, **variables: str) -> Loaded:
+        written = text if isinstance(text, bytes) else dedent(text).encode()
         environment = Environment(variables, variables.get("APP_ENV", "dev"), Path("/srv/shop"))
-        return load_text(dedent(text).encode(), "messenger.yaml", environment)
+        return load_text(written, "messenger.yaml", environment)
 
     return load
 
@@ -31,7 +29,7 @@ def load() -> Callable[..., Loaded]:
 def problems(load: Callable[..., Loaded]) -> Callable[..., list[str]]:
     """Return a function that loads a text which must be refused, and returns the lines of the error."""
 
-    def problems(text: str, **variables: str) -> list[str]:
+    def problems(text: str | bytes, **variables: str) -> list[str]:
         with pytest.raises(ConfigurationError) as raised:
             load(text, **variables)
         return list(raised.value.problems)
