@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
@@ -109,6 +111,7 @@ def raised_in(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
+@functools.cache
 def caught_in(folder: Path) -> set[str]:
     """Return the name of every class that the files of a folder catch."""
     return {
