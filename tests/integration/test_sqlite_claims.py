@@ -62,6 +62,7 @@ def test_recovered_messages_come_before_the_others(driver: SqlDriver, start: Sta
     driver.send([outgoing(b"held")])
     clock.advance(60)
     driver.send([outgoing(b"waits")])
+    clock.advance(60)
     worker = start("hold", 1)
     assert worker.says() == [1]
     worker.signal(signal.SIGKILL)

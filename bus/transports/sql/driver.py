@@ -31,8 +31,8 @@ from bus.transports.dsn import Dsn, options_from
 from bus.transports.sql.connection import Database
 from bus.transports.sql.locks import ClaimLocks
 from bus.transports.sql.options import SqlOptions, database_path
+from bus.transports.sql.prepared_table import SEND_DEADLINE, PreparedTable
 from bus.transports.sql.rows import from_texts
-from bus.transports.sql.setup import SEND_DEADLINE, PreparedTable
 from bus.transports.sql.table import QueueTable, Row
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class SqlDriver:
         """Store all messages in one transaction, or none of them; waits up to 5 s for other writers."""
         try:
             table, now = self._prepared.usable(), self._now()
-            rows = [table.row_of(outgoing, now) for outgoing in batch]
+            rows = table.rows_of(batch, now)
             ids = self._write(lambda cursor: table.insert(cursor, rows), SEND_DEADLINE)
         except SendUnknown as error:
             return [_again(SendUnknown, error) for _ in batch]

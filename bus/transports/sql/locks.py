@@ -16,7 +16,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from bus.errors import ConnectionLostError
+from bus.errors import AccessDeniedError, ConnectionLostError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class ClaimLocks:
         """Return this driver's token, and take its lock the first time.
 
         Raises:
+            AccessDeniedError: this user may not write there.
             ConnectionLostError: the lock cannot be taken.
         """
         if self._token is None:
@@ -55,7 +56,8 @@ class ClaimLocks:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(timeout=_PATIENCE)
             except (OSError, Timeout) as error:
-                raise ConnectionLostError(
+                kind = AccessDeniedError if isinstance(error, PermissionError) else ConnectionLostError
+                raise kind(
                     f'The file lock "{lock.lock_file}", which keeps claims alive, cannot be taken: {error}'
                 ) from error
             self._own, self._token = lock, token

@@ -22,6 +22,8 @@ PARKED: Final = "9999-12-31 00:00:00.000"
 _LATEST_DUE = 253_370_764_799_999  # milliseconds: the end of the year 9998
 _BASE64 = "base64"
 
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+
 
 def time_text(milliseconds: int, *, whole_seconds: bool = False) -> str:
     """Return a UTC time as ``YYYY-MM-DD HH:MM:SS.mmm``.
@@ -50,8 +52,12 @@ def to_texts(body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:
 
 def from_texts(body: bytes | str | float, headers: bytes | str | float) -> tuple[bytes, Mapping[str, str]]:
     """Return body and headers of a row, whoever wrote it. Never raises: what is no header object is kept raw."""
-    raw_body, fields = _bytes(body), _headers(_bytes(headers))
-    mark, comma, original = fields.get(header_names.BODY_ENCODING, "").partition(",")
+    raw_body = body if isinstance(body, bytes) else _bytes(body)
+    fields = _headers(headers if isinstance(headers, bytes) else _bytes(headers))
+    marker = fields.get(header_names.BODY_ENCODING)
+    if marker is None:
+        return raw_body, fields
+    mark, comma, original = marker.partition(",")
     if mark != _BASE64:
         return raw_body, fields
     try:
@@ -72,6 +78,13 @@ def _headers_text(headers: Mapping[str, str]) -> str:
 
 
 def _headers(text: bytes) -> dict[str, str]:
+    try:
+        return _decode_headers(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _odd_headers(text)
+
+
+def _odd_headers(text: bytes) -> dict[str, str]:
     fields = _json(text)
     if fields == []:  # PHP's way to write an empty object
         return {}
@@ -83,14 +96,10 @@ def _headers(text: bytes) -> dict[str, str]:
 def _json(text: bytes) -> object:
     """Return what a JSON text says, or None."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        pass
-    try:
         return json.loads(text)  # reads lone surrogates, which msgspec does not
     except (ValueError, RecursionError):
         return None
 
 
-def _bytes(value: bytes | str | float) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")
+def _bytes(value: str | float) -> bytes:
+    return str(value).encode(errors="surrogateescape")

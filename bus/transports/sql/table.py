@@ -48,18 +48,24 @@ class QueueTable:
 
     # --- what is prepared outside a transaction ---
 
-    def row_of(self, outgoing: Outgoing, now: int) -> Parameters:
-        """Return the parameters of a new row; ``now`` is in milliseconds since the epoch."""
-        body, headers = to_texts(outgoing.body, outgoing.headers)
-        return {
-            "queue": outgoing.origin or self.queue,
-            "body": body,
-            "headers": headers,
-            "now": self._text(now),
-            "due": self._due(outgoing, now),
-            "lane": -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT)),
-            "message": outgoing.message_id,
-        }
+    def rows_of(self, batch: Sequence[Outgoing], now: int) -> Sequence[Parameters]:
+        """Return the parameters of new rows; ``now`` is in milliseconds since the epoch."""
+        text = self._text(now)
+        rows = []
+        for outgoing in batch:
+            body, headers = to_texts(outgoing.body, outgoing.headers)
+            rows.append(
+                {
+                    "queue": outgoing.origin or self.queue,
+                    "body": body,
+                    "headers": headers,
+                    "now": text,
+                    "due": self._due(outgoing, now) if outgoing.delay_ms > 0 else text,
+                    "lane": -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT)),
+                    "message": outgoing.message_id,
+                }
+            )
+        return rows
 
     def requeued(self, row: int, outgoing: Outgoing, now: int) -> Parameters:
         """Return the parameters that put a held row back into delivery."""
@@ -134,8 +140,8 @@ class QueueTable:
     def counts(self, cursor: sqlite3.Cursor, now: int) -> Counts:
         """Count the messages by state."""
         parameters = {"queue": self.queue, "now": time_text(now), **self._php(now)}
-        found = {state.decode(): count for state, count in cursor.execute(self.statements.counts, parameters)}
-        return Counts(*(found.get(state, 0) for state in ("ready", "delayed", "in_flight", "parked")))
+        ((total, in_flight, parked, delayed),) = cursor.execute(self.statements.counts, parameters).fetchall()
+        return Counts(total - in_flight - parked - delayed, delayed, in_flight, parked)
 
     def peek(self, cursor: sqlite3.Cursor, limit: int, after: int, now: int) -> list[Peeked]:
         """Return the messages behind an id."""
