@@ -50,8 +50,8 @@ class Site:
         self.bus = program.messenger(folder)
         self.workers: list[subprocess.Popen[str]] = []
 
-    def send(self, *names: str, do: str = "nothing") -> None:
-        self.bus.bus.dispatch_many([program.Task(name, do) for name in names])
+    def send(self, *names: str, do: str = "nothing", kind: str = "Task") -> None:
+        self.bus.bus.dispatch_many([getattr(program, kind)(name, do) for name in names])
 
     def start(self, failpoints: str = "", **options: object) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "BUS_FAILPOINTS": failpoints}
@@ -182,11 +182,11 @@ def test_a_signal_that_is_sent_twice_at_once_still_lets_the_handler_finish(site:
     assert site.handled() == {"slow": 1}
 
 
-@pytest.mark.parametrize("do", ["never", "spin"])
+@pytest.mark.parametrize(("kind", "do"), [("Task", "never"), ("Task", "spin"), ("AsyncTask", "never")])
 @pytest.mark.parametrize("concurrency", [1, 2])
-def test_a_handler_that_never_returns_costs_exit_code_6_and_its_message_comes_back(site: Site, do, concurrency):
+def test_a_handler_that_never_returns_costs_exit_code_6_and_its_message_comes_back(site: Site, kind, do, concurrency):
     site.send("quick")
-    site.send("stuck", do=do)
+    site.send("stuck", do=do, kind=kind)
     worker = site.start(concurrency=concurrency, shutdown_timeout=0.5)
     site.saw("start stuck")
 
@@ -194,7 +194,7 @@ def test_a_handler_that_never_returns_costs_exit_code_6_and_its_message_comes_ba
 
     code, log = site.ends(worker, within=10.0)
     assert code == 6
-    assert '(worker_program.Task) from "async" has been handled for' in log.replace("__main__", "worker_program")
+    assert f'(__main__.{kind}) from "async" has been handled for' in log
     assert site.left() == ["stuck"]
     assert site.ready() == 1
     (again,) = site.bus.transports["async"].driver.get(10)
@@ -260,12 +260,13 @@ def test_an_idle_worker_uses_no_time_worth_mentioning(site: Site):
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["Task", "AsyncTask"])
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_handlers_that_do_their_worst_are_failed_handlers_and_nothing_more(site: Site, concurrency):
+def test_handlers_that_do_their_worst_are_failed_handlers_and_nothing_more(site: Site, concurrency, kind):
     worst = ["exit", "interrupt", "generator_exit", "hostile", "group", "fail"]
     for do in worst:
-        site.send(do, do=do)
-    site.send("good")
+        site.send(do, do=do, kind=kind)
+    site.send("good", kind=kind)
 
     assert site.run(concurrency=concurrency) == 0
 

@@ -5,6 +5,7 @@ Its handlers do what their message says and write what happens, line by line, in
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ class Task:
 @dataclass(frozen=True)
 class AsyncTask:
     name: str
+    do: str = "nothing"
 
 
 class HostileError(Exception):
@@ -65,6 +67,10 @@ class Actions:
 
     async def handle_async(self, task: AsyncTask) -> None:
         self.note(f"start {task.name}")
+        if task.do == "never":
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        getattr(self, task.do)()
         self.note(f"end {task.name}")
 
     def nothing(self) -> None: ...
