@@ -82,6 +82,11 @@ def test_nothing_is_left_to_be_done(path: Path) -> None:
     assert re.findall(r"NotImplementedError|\bTODO\b|\bFIXME\b|\bXXX\b", path.read_text()) == []
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_function_rebinds_a_module_variable(path: Path) -> None:
+    assert [node.names for node in ast.walk(tree_of(path)) if isinstance(node, ast.Global)] == []
+
+
 def test_every_module_has_a_name_that_says_what_it_is() -> None:
     names = {part.removesuffix(".py") for path in SOURCES for part in path.relative_to(ROOT).parts}
 
