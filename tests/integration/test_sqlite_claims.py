@@ -111,7 +111,7 @@ def test_a_process_that_ends_without_closing_lets_go(driver: SqlDriver, start: S
 
 def test_locks_of_the_dead_do_not_pile_up(driver: SqlDriver, start: Start, clock: FakeClock, database: Path) -> None:
     driver.send([outgoing()])
-    for _ in range(5):
+    for _ in range(3):
         worker = start("hold", 1)
         worker.says()
         worker.signal(signal.SIGKILL)

@@ -295,6 +295,23 @@ def test_a_table_that_is_dropped_is_made_again(driver: SqlDriver, database: Path
     assert list(driver.settle([Ack(claim)])) == [claim]
 
 
+def test_a_file_that_is_deleted_is_noticed_before_anything_is_lost_in_it(
+    driver: SqlDriver, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver.send([outgoing(b"gone"), outgoing(b"gone")])
+    claim = receive(driver, 2)[1].claim
+    for path in database.parent.glob("bus.db*"):
+        if path.is_file():
+            path.unlink()
+
+    assert isinstance(driver.send([outgoing(b"kept")])[0], Sent)
+
+    assert execute(database, "SELECT body FROM messenger_messages") == [("kept",)]
+    assert "deleted or replaced" in caplog.text
+    assert list(driver.settle([Ack(claim)])) == [claim]
+    assert bodies(receive(driver, 1)) == [b"kept"]
+
+
 def test_a_file_that_is_no_database_is_named(open_sqlite: Open, database: Path) -> None:
     database.write_bytes(b"not a database, but longer than a header of one hundred bytes" * 20)
     driver = open_sqlite()

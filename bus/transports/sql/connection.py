@@ -27,13 +27,20 @@ DIALECT: Final[Dialect] = sqlite.dialect(paramstyle="named")
 # seen between two tries; how long we wait in all is decided here.
 _SLICE = 0.25
 _PAUSE = (0.001, 0.02)  # seconds between two tries, at random, so that waiting processes do not move in step
-_TALK_AFTER = 5.0  # seconds of waiting after which the log says so
 
 _READING = 5.0  # seconds
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _OUTCOME_UNKNOWN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_INTERRUPT})
-_BROKEN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN})
+# What a new connection may heal.
+_BROKEN = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
 _DENIED = frozenset({sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOTADB})
 
 # Connections that a forked child found: using them would corrupt the parent's, and so may closing them.
@@ -55,16 +62,17 @@ class Database:
         )
         self._guard = threading.Lock()
         self._connection: PoolProxiedConnection | None = None
+        self._identity: tuple[int, int] | None = None
         self._closed = threading.Event()
 
     def read(self, work: Callable[[sqlite3.Cursor], T]) -> T:
         """Run ``work`` without a transaction; writers do not disturb it. Raises TransportError."""
         return self._persist(lambda: work(self._connected().cursor()), _READING)
 
-    def write(self, work: Callable[[sqlite3.Cursor], T], *, within: float | None) -> T:
+    def write(self, work: Callable[[sqlite3.Cursor], T], *, within: float) -> T:
         """Run ``work`` in one write transaction and commit it; it may run several times.
 
-        Waits for other writers: ``within`` seconds, or with None until ``close``.
+        Waits ``within`` seconds for other writers, or until ``close``.
 
         Raises:
             SendUnknown: the commit failed in a way that leaves open whether it took effect.
@@ -75,6 +83,18 @@ class Database:
     def inspect(self, look: Callable[[Engine], T]) -> T:
         """Run ``look``, which opens a connection of its own. Raises TransportError."""
         return self._persist(lambda: look(self.engine), _READING)
+
+    def lost_its_file(self) -> bool:
+        """Tell whether the file was deleted or replaced since it was opened, and let go of the connection then.
+
+        SQLite does not notice, and would write into a file that nobody can open any more.
+        """
+        if self._connection is None or self._identity == _identity(self.path):
+            return False
+        with self._guard:
+            self._drop()
+        logger.error("%s was deleted or replaced while it was open; opening what is there now", self)
+        return True
 
     def close(self) -> None:
         """Let go of the connection, and end every wait. Idempotent; from any thread."""
@@ -91,8 +111,8 @@ class Database:
         self._guard = threading.Lock()
         self._closed = threading.Event()
 
-    def _persist(self, attempt: Callable[[], T], within: float | None) -> T:
-        started, told, closed = time.monotonic(), False, self._closed
+    def _persist(self, attempt: Callable[[], T], within: float) -> T:
+        started, closed = time.monotonic(), self._closed
         while True:
             error: sqlite3.Error | OSError | None = None  # None: another thread of ours holds the connection
             if self._guard.acquire(timeout=_SLICE):
@@ -111,13 +131,10 @@ class Database:
             waited = time.monotonic() - started
             if closed.is_set():
                 raise ConnectionLostError(f"{self} was closed while it was waited for") from error
-            if within is not None and waited + _SLICE > within:
+            if waited + _SLICE > within:
                 raise ConnectionLostError(
                     f"{self} is locked: another connection has been writing for more than {waited:.1f} s"
                 ) from error
-            if waited > _TALK_AFTER and not told:
-                told = True
-                logger.warning("%s is locked by another connection; waiting for it", self)
             closed.wait(random.uniform(*_PAUSE))  # noqa: S311 - spreads load, hides nothing
 
     def _writing(self, work: Callable[[sqlite3.Cursor], T]) -> T:
@@ -155,7 +172,7 @@ class Database:
             except BaseException:
                 proxied.close()
                 raise
-            self._connection = proxied
+            self._connection, self._identity = proxied, _identity(self.path)
         return cast("sqlite3.Connection", self._connection.driver_connection)
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
@@ -182,6 +199,15 @@ class Database:
 
     def __str__(self) -> str:
         return f'SQLite database "{self.path}"'
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of its name, or None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _code(error: BaseException) -> int:

@@ -60,6 +60,8 @@ class PreparedTable:
 
     def usable(self) -> QueueTable:
         """Return the table for sending and settling, set up if need be."""
+        if self._database.lost_its_file():
+            self.look_again()
         if self._table is None:
             layout = self._layout()
             if self._options.auto_setup and (layout is None or not layout.ready):
@@ -90,6 +92,8 @@ class PreparedTable:
 
     def existing(self) -> QueueTable | None:
         """Return the table for looking, or None where there is none; nothing is set up."""
+        if self._database.lost_its_file():
+            self.look_again()
         if self._table is not None:
             return self._table
         layout = self._layout()
