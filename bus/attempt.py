@@ -14,6 +14,7 @@ from bus.envelope import Envelope
 from bus.events import Events, MessageReceived
 from bus.lanes import ReceivedMessage
 from bus.log_context import log_context, message_id_of
+from bus.outcome_stamps import retry_count
 from bus.settlement import Settler
 from bus.stamps import ConsumedByWorkerStamp
 from bus.transports.transport import Transport
@@ -26,11 +27,12 @@ _COMES_BACK_AFTER: Final = 1000  # milliseconds
 
 @dataclass(frozen=True, slots=True)
 class RunningMessage:
-    """A message that has been handled for ``seconds`` and is not finished."""
+    """A message that has been handled for ``seconds`` and is not finished. ``attempt`` counts its retries."""
 
     message_id: str
     message_type: str
     transport_name: str
+    attempt: int
     seconds: float
 
 
@@ -89,6 +91,7 @@ class Attempts:
             message_id_of(message.envelope),
             f"{kind.__module__}.{kind.__qualname__}",
             self._transports[message.receiver].name,
+            retry_count(message.envelope),
             self._clock.monotonic() - message.begun_at if message.begun_at is not None else 0.0,
         )
 

@@ -191,7 +191,7 @@ def _report(reason: str, running: Sequence[RunningMessage]) -> None:
             each.message_type,
             each.transport_name,
             each.seconds,
-            extra={"message_id": each.message_id, "transport": each.transport_name},
+            extra={"message_id": each.message_id, "transport": each.transport_name, "attempt": each.attempt},
         )
     sys.stdout.flush()
     sys.stderr.flush()

@@ -25,7 +25,7 @@ class RecordingWorker:
         self.calls.append(f"stop: {reason}")
 
     def running(self) -> list[RunningMessage]:
-        return [RunningMessage("id-1", "shop.OrderPlaced", "async", 31.5)]
+        return [RunningMessage("id-1", "shop.OrderPlaced", "async", 0, 31.5)]
 
     def give_up(self) -> None:
         self.calls.append("give up")
@@ -152,6 +152,7 @@ def test_outside_the_main_thread_it_says_that_signals_do_nothing(worker, caplog)
     assert "Signals do not stop this worker: it is not in the main thread" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_signal_to_a_child_that_a_handler_forked_is_not_one_to_the_worker(worker):
     with stop_on_signals(worker):
         reading, writing = os.pipe()
