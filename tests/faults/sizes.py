@@ -1,0 +1,46 @@
+"""How much each test of the faults does: what ``scripts/test`` runs, and what ``scripts/test --full`` adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+_LONGEST = 4 * 3600  # seconds for one full test
+
+
+def sizes(quick: Any, full: Any) -> list[Any]:
+    """Return the two sizes of a test as pytest's parameters."""
+    return [
+        pytest.param(quick, id="quick"),
+        pytest.param(full, id="full", marks=[pytest.mark.full, pytest.mark.timeout(_LONGEST)]),
+    ]
+
+
+@dataclass(frozen=True)
+class Kills:
+    kills: int
+    messages: int
+
+
+@dataclass(frozen=True)
+class Delays:
+    messages: int
+    longest: float  # seconds
+    restarts: int
+
+
+RANDOM_KILLS = sizes(Kills(20, 2_000), Kills(200, 50_000))
+STEP_ROUNDS = sizes(3, 12)
+GIVE_BACKS = sizes(20, 100)
+FUZZED_SLICES = sizes(1, 50)  # of 20,000 generated messages each
+FULL_DISK_SECONDS = sizes(3.0, 30.0)
+LOCKED_SECONDS = sizes(8.0, 60.0)
+OPEN_TRANSACTION_SECONDS = sizes(7.0, 20.0)
+FAILURE_TRANSPORT_LOCKED_SECONDS = sizes(10.0, 60.0)
+FAILURE_TRANSPORT_AWAY_SECONDS = sizes(4.0, 60.0)
+CLAIMING_PROCESSES = sizes(8, 16)
+LONG_HANDLER_SECONDS = sizes(16.0, 60.0)
+DELAYED = sizes(Delays(500, 6.0, 2), Delays(10_000, 120.0, 10))
+SIGNAL_REPETITIONS = [1, *(pytest.param(each, marks=pytest.mark.full) for each in range(2, 21))]
