@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from typing import TextIO
 
 import click
 
@@ -23,10 +24,21 @@ def configure(settings: Settings) -> None:
     root.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(settings.verbosity, 2)])
     logging.getLogger("bus").setLevel(logging.DEBUG if settings.verbosity > 1 else logging.INFO)
     if not root.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _StderrHandler()
         coloured = settings.output.is_terminal(sys.stderr)
         handler.setFormatter(_Formatter(coloured=coloured, traces=settings.verbosity > 1))
         root.addHandler(handler)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what ``sys.stderr`` is at the moment: a progress bar puts itself there and makes room for each line."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 class _Formatter(logging.Formatter):

@@ -54,8 +54,13 @@ class Output:
         click.echo(printable_lines(text), color=self.ansi)
 
     def note(self, text: str) -> None:
-        """Tell a person something that is no data, on stderr."""
-        click.echo(printable_lines(text), err=True, color=self.ansi)
+        """Tell a person something that is no data, on stderr.
+
+        A progress bar that is drawn there makes room for it, because the bar stands in for ``sys.stderr``; click.echo
+        would write to the real one.
+        """
+        sys.stderr.write(f"{printable_lines(text)}\n")
+        sys.stderr.flush()
 
     def json(self, value: object) -> None:
         """Print a value as JSON that is readable and harmless on a terminal."""

@@ -113,3 +113,10 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(shop: Shop) -> None:
     assert "Dispatching" in shown
     assert "1 dispatched, 0 refused" in shown
     assert "Dispatching" not in shop.bus("dispatch", "order.placed", stdin='{"order_id": "o-2"}').stderr
+
+
+def test_a_refused_line_is_told_above_the_progress_bar_and_not_in_it(shop: Shop) -> None:
+    _, shown = shop.on_a_terminal("dispatch", "order.placed", "-", typed="torn\n\x04")
+
+    erased_line = "\x1b[2K"
+    assert f"{erased_line}line 1: " in shown
