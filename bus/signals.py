@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import select
@@ -11,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 EXIT_GRACE_EXCEEDED: Final = 6
 
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+_SHOWING: Final = signal.SIGUSR1
+_WATCHED: Final = (*_STOPPING, _SHOWING)
 _SECOND_SIGNAL_AFTER: Final = 1.0  # seconds; a signal to a whole process group often comes twice
 _LOOK_AGAIN: Final = 0.01  # seconds between two looks at whether a handler changed the signals: a look takes 4 µs
 _SEEN_BY_PYTHON: Final = 128  # added to a number that does not come from the wakeup fd; no signal is that high
@@ -86,13 +88,9 @@ class _Watch:
 
     def begin(self) -> None:
         self._replaced_fd = signal.set_wakeup_fd(self._sending.fileno(), warn_on_full_buffer=False)
-        self._replaced = {number: signal.signal(number, self._handler) for number in _STOPPING}
+        self._replaced = {number: signal.signal(number, self._handler) for number in _WATCHED}
         self._worker.events.on(MessageSettled, self._hold_on)
         self._worker.events.on(WorkerIdle, self._hold_on)
-        if hasattr(signal, "SIGUSR1"):
-            # Without a stderr of its own (a test runner, a service without a console) there is nowhere to print to.
-            with suppress(AttributeError, OSError, ValueError):
-                faulthandler.register(signal.SIGUSR1, file=sys.stderr)
         _watches.add(self)
         self._thread.start()
 
@@ -108,8 +106,6 @@ class _Watch:
         self._worker.events.off(MessageSettled, self._hold_on)
         self._worker.events.off(WorkerIdle, self._hold_on)
         self.restore()
-        if hasattr(signal, "SIGUSR1"):
-            faulthandler.unregister(signal.SIGUSR1)
         self._sending.close()
         self._thread.join()
         self._receiving.close()
@@ -128,7 +124,7 @@ class _Watch:
             return
         self._next_look = now + _LOOK_AGAIN
         signal.set_wakeup_fd(self._sending.fileno(), warn_on_full_buffer=False)
-        for number in _STOPPING:
+        for number in _WATCHED:
             if signal.getsignal(number) is not self._handler:
                 signal.signal(number, self._handler)
 
@@ -143,6 +139,8 @@ class _Watch:
             seen = self._receiving.recv(4096)
             if not seen:
                 return
+            if _SHOWING in seen:
+                _bounded(_show_stacks)
             names = [signal.Signals(number % _SEEN_BY_PYTHON).name for number in seen if _stops(number)]
             if not names:
                 continue
@@ -176,6 +174,15 @@ os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
 
 def _stops(number: int) -> bool:
     return number % _SEEN_BY_PYTHON in _STOPPING
+
+
+def _show_stacks() -> None:
+    # Not faulthandler's own signal handler: it reads the stacks while their threads change them, and can crash.
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        stack = "".join(traceback.format_stack(frame))
+        sys.stderr.write(f'Thread "{names.get(ident, ident)}":\n{stack}')
+    sys.stderr.flush()
 
 
 def _announce(name: str) -> None:

@@ -109,6 +109,26 @@ def test_output_that_hangs_keeps_the_process_neither_from_stopping_nor_from_endi
     assert worker.calls == ["stop: SIGTERM received", "give up", "exit 6"]
 
 
+def test_sigusr1_prints_the_stack_of_every_thread_by_name(worker, eventually, capsys):
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait, args=(30,), name="a-handler")
+    thread.start()
+    printed = ""
+
+    def was_printed() -> bool:
+        nonlocal printed
+        printed += capsys.readouterr().err
+        return 'Thread "a-handler":' in printed and 'Thread "MainThread":' in printed
+
+    with stop_on_signals(worker):
+        send(signal.SIGUSR1)
+        eventually(was_printed)
+    go_on.set()
+    thread.join()
+
+    assert worker.calls == []
+
+
 @pytest.mark.parametrize("event", [SETTLED, WorkerIdle()], ids=["busy", "idle"])
 def test_a_handler_that_has_the_signal_ignored_is_overruled_after_its_message(worker, eventually, event):
     with stop_on_signals(worker):
