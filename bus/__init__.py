@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from bus.message_bus import MessageBus
     from bus.messenger import Messenger
     from bus.middleware.base import HandlerCall, HandlerMiddleware, Middleware
+    from bus.store.base import Store
+    from bus.store.memory import MemoryStore
+    from bus.store.sql import SqlStore
     from bus.worker import Worker, WorkerOptions
 
 # Names whose modules import much; they are looked up when they are first used (PEP 562).
@@ -68,11 +71,14 @@ _LAZY = {
     "BusConfig": "bus.config.schema",
     "HandlerCall": "bus.middleware.base",
     "HandlerMiddleware": "bus.middleware.base",
+    "MemoryStore": "bus.store.memory",
     "MessageBus": "bus.message_bus",
     "Messenger": "bus.messenger",
     "MessengerConfig": "bus.config.schema",
     "Middleware": "bus.middleware.base",
     "MiddlewareConfig": "bus.config.schema",
+    "SqlStore": "bus.store.sql",
+    "Store": "bus.store.base",
     "TransportConfig": "bus.config.schema",
     "Worker": "bus.worker",
     "WorkerOptions": "bus.worker",
@@ -101,6 +107,7 @@ __all__ = [
     "HandlerFailedError",
     "HandlerMiddleware",
     "HeldStamp",
+    "MemoryStore",
     "MessageBus",
     "MessageIdStamp",
     "Messenger",
@@ -123,7 +130,9 @@ __all__ = [
     "SentStamp",
     "SentToFailureTransportStamp",
     "SqlReceivedStamp",
+    "SqlStore",
     "Stamp",
+    "Store",
     "TransportConfig",
     "TransportError",
     "TransportMessageIdStamp",

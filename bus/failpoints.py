@@ -4,6 +4,12 @@ The steps, in the order in which a message passes them:
 
 - ``received``: the worker has claimed messages and begun none of them
 - ``handler_start``: the attempt has begun; the message goes into the stack next
+- ``claimed``: idempotency has claimed the message for one handler, which has not run yet
+- ``handler_done``: the handler has returned; neither its work nor its sends are safe yet
+- ``held_sent``: without a transaction, what the handler dispatched has been sent; no record says so yet
+- ``before_commit``: the handler's work, its records and its sends stand in one transaction, not yet committed
+- ``after_commit``: it is committed; nothing of the outbox has been sent
+- ``relayed``: messages of the outbox have been sent; they still stand in it
 - ``handler_end``: the stack has returned or raised; nothing is settled
 - ``before_settle``: settlements are about to reach the transport's server
 - ``after_settle``: the server has carried them out
@@ -22,6 +28,12 @@ from typing import Final
 STEPS: Final = (
     "received",
     "handler_start",
+    "claimed",
+    "handler_done",
+    "held_sent",
+    "before_commit",
+    "after_commit",
+    "relayed",
     "handler_end",
     "before_settle",
     "after_settle",

@@ -21,6 +21,7 @@ from bus.limits import Limits
 from bus.message_bus import MessageBus
 from bus.signals import stop_on_signals
 from bus.stamps import BusNameStamp, FailureDecisionStamp, HandledStamp, ParkDecisionStamp, ReceivedStamp, Stamp
+from bus.store.base import Store
 from bus.transports.base import Counts
 from bus.transports.transport import Transport
 from bus.worker import Worker, WorkerOptions
@@ -82,6 +83,7 @@ class Messenger:
         self.failure_transports = parts.failure_transports
         self.events = parts.events
         self.settler = parts.settler
+        self._store = parts.store
 
     @classmethod
     def from_yaml(
@@ -102,6 +104,15 @@ class Messenger:
         """
         make_working_directory_importable()
         return cls(load(path, environment=environment), imports=imports, container=container)
+
+    @property
+    def store(self) -> Store:
+        """The shared store, made when it is first asked for.
+
+        Raises:
+            ConfigurationError: it names a connection that does not exist.
+        """
+        return self._store.get()
 
     def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message on the default bus; see MessageBus.dispatch."""
@@ -207,9 +218,10 @@ class Messenger:
         return self._named(self.transports, "transport", name)
 
     def close(self) -> None:
-        """Close every transport. Idempotent."""
+        """Close every transport and the store. Idempotent."""
         for transport in self.transports.values():
             transport.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self

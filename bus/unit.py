@@ -1,4 +1,7 @@
-"""The unit of one handler call: what is sent inside it waits for the handler's success.
+"""The unit of one handler call: its work, its records and its sends belong together.
+
+What is sent inside waits for the handler's success. With a transaction everything is committed together; without one
+the sends leave first, confirmed, and the records follow.
 
 The running unit stands in a ContextVar. Tasks inherit it; threads inherit it where they are started with a copied
 context (``asyncio.to_thread``, and every thread that this package starts for a handler).
@@ -6,16 +9,20 @@ context (``asyncio.to_thread``, and every thread that this package starts for a 
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from bus import aio, failpoints
 from bus.envelope import Envelope
 
 if TYPE_CHECKING:
     from bus.errors import TransportError
     from bus.transports.base import Outgoing, Sent
+
+logger = logging.getLogger(__name__)
 
 current_unit: ContextVar[Unit | SendBatch | None] = ContextVar("bus_current_unit", default=None)
 
@@ -35,16 +42,85 @@ class Sender(Protocol):
     def send_each(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
         """Send encoded messages, confirmed, and return what became of each."""
 
+    def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store encoded messages as part of a transaction; False: this transport is not in its database."""
+
+
+class Transaction(Protocol):
+    """A database transaction that a unit commits or rolls back. Used by one thread at a time.
+
+    Attributes:
+        database: which database it is; equal for every way to say it.
+    """
+
+    database: str
+
+    def cursor(self) -> Any:
+        """Return a DBAPI cursor inside the transaction, which begins now if it has not."""
+
+    def take_over(self, held: Mapping[Sender, Sequence[Outgoing]]) -> None:
+        """Store what is to be sent as part of the transaction."""
+
+    def commit(self) -> None:
+        """Commit. Raises where that failed, or may have failed."""
+
+    def roll_back(self) -> None:
+        """Undo everything. Never raises; harmless after a commit."""
+
+    def relay(self) -> None:
+        """Send what the commit has made sure. Never raises: what cannot be sent now is sent later."""
+
 
 class Unit:
-    """What belongs to one handler's call. ``envelope`` is the message that is being handled."""
+    """What belongs to one handler's call. ``envelope`` is the message that is being handled.
 
-    __slots__ = ("_held", "_open", "envelope")
+    A call inside a unit with a transaction joins it, within a savepoint, unless it enlists another database.
+    """
 
-    def __init__(self, envelope: Envelope) -> None:
+    __slots__ = (
+        "_after_failure",
+        "_before_commit",
+        "_held",
+        "_open",
+        "_outer",
+        "_savepoint",
+        "envelope",
+        "resources",
+        "transaction",
+    )
+
+    def __init__(self, envelope: Envelope, outer: Unit | SendBatch | None = None) -> None:
         self.envelope = envelope
+        self.transaction: Transaction | None = None
+        self.resources: Mapping[type, Callable[[], object]] | None = None
         self._held: dict[Sender, list[Outgoing]] | None = None
         self._open = True
+        self._before_commit: list[Callable[[], None]] | None = None
+        self._after_failure: list[Callable[[], None]] | None = None
+        self._outer: Unit | None = None
+        self._savepoint: str | None = None
+        if outer is not None and type(outer) is Unit:
+            self._outer = outer
+            if outer.transaction is not None and outer._open:
+                self._join(outer.transaction)
+
+    # --- what the parts of the handler stack register ---
+
+    def enlist(self, transaction: Transaction) -> None:
+        """Make the transaction of this handler's work the unit's own: it is committed or rolled back with it."""
+        self.transaction, self._savepoint = transaction, None
+
+    def before_commit(self, write: Callable[[], None]) -> None:
+        """Have a record written when the handler and its sends have succeeded. What it raises fails the handler."""
+        if self._before_commit is None:
+            self._before_commit = []
+        self._before_commit.append(write)
+
+    def after_failure(self, undo: Callable[[], None]) -> None:
+        """Have something undone when the unit has failed and was rolled back."""
+        if self._after_failure is None:
+            self._after_failure = []
+        self._after_failure.append(undo)
 
     def hold(self, sender: Sender, outgoing: Outgoing) -> bool:
         """Keep a message until the handler has succeeded.
@@ -59,19 +135,92 @@ class Unit:
             self._held.setdefault(sender, []).append(outgoing)
             return True
 
-    def succeed(self) -> None:
-        """Send what was held, confirmed, in the order in which it was dispatched per transport.
+    # --- how it ends ---
 
-        Raises what a transport raises; the handler counts as failed then.
+    def succeed(self) -> None:
+        """Commit, or send what was held, confirmed, and then write the records; in the order of the dispatches.
+
+        Raises what the database, a transport or a record raises. The caller then calls ``fail``.
         """
         held = self._close()
-        if held:
-            for sender, batch in held.items():
-                sender.send_all(batch)
+        if self.transaction is None:
+            if held:
+                for sender, batch in held.items():
+                    sender.send_all(batch)
+                failpoints.reach("held_sent")
+            if self._before_commit:
+                for write in self._before_commit:
+                    write()
+        elif self._savepoint is not None:
+            self._hand_over(self.transaction, self._savepoint, held)
+        else:
+            aio.blocking(self._commit, self.transaction, held)
 
     def fail(self) -> None:
-        """Drop what was held: the handler will run again, and send it again."""
+        """Roll back and drop what was held: the handler will run again, and send it again. Never raises."""
         self._close()
+        if self.transaction is not None:
+            aio.blocking(self._roll_back, self.transaction)
+        for undo in self._after_failure or ():
+            try:
+                undo()
+            except Exception:
+                logger.exception("Undoing a part of a failed handler call failed")
+
+    def joined(self) -> bool:
+        """Tell whether the transaction is that of the call around this one."""
+        return self._savepoint is not None
+
+    def transaction_on(self, database: str) -> Transaction | None:
+        """Return the open transaction on this database that the running call is part of, if any."""
+        unit: Unit | None = self
+        while unit is not None:
+            transaction = unit.transaction
+            if transaction is not None and transaction.database == database:
+                return transaction
+            unit = unit._outer
+        return None
+
+    def _commit(self, transaction: Transaction, held: Mapping[Sender, Sequence[Outgoing]] | None) -> None:
+        if held:
+            transaction.take_over(held)
+        for write in self._before_commit or ():
+            write()
+        failpoints.reach("before_commit")
+        transaction.commit()
+        self.transaction = None
+        failpoints.reach("after_commit")
+        transaction.relay()
+
+    def _roll_back(self, transaction: Transaction) -> None:
+        if self._savepoint is None:
+            transaction.roll_back()
+        else:
+            try:
+                transaction.cursor().execute(f"ROLLBACK TO {self._savepoint}")
+            except Exception:
+                logger.exception("A nested call could not be rolled back; the call around it is")
+                transaction.roll_back()
+        self.transaction = None
+
+    def _join(self, transaction: Transaction) -> None:
+        self._savepoint = f"bus_unit_{id(self):x}"
+        transaction.cursor().execute(f"SAVEPOINT {self._savepoint}")
+        self.transaction = transaction
+
+    def _hand_over(self, transaction: Transaction, savepoint: str, held: dict[Sender, list[Outgoing]] | None) -> None:
+        """Leave everything to the call around this one."""
+        outer = self._outer
+        assert outer is not None
+        transaction.cursor().execute(f"RELEASE {savepoint}")
+        for sender, batch in (held or {}).items():
+            for outgoing in batch:
+                outer.hold(sender, outgoing)
+        for write in self._before_commit or ():
+            outer.before_commit(write)
+        for undo in self._after_failure or ():
+            outer.after_failure(undo)
+        self.transaction = None
 
     def _close(self) -> dict[Sender, list[Outgoing]] | None:
         with _lock:
@@ -101,3 +250,9 @@ class SendBatch:
     def by_sender(self) -> dict[Sender, list[tuple[int, Outgoing]]]:
         """Return what was collected, with the position of the message that it came from."""
         return self._sends
+
+
+def transaction_on(database: str) -> Transaction | None:
+    """Return the open transaction on this database that the running handler's call is part of, if any."""
+    unit = current_unit.get()
+    return unit.transaction_on(database) if type(unit) is Unit else None

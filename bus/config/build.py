@@ -23,6 +23,7 @@ from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.serializer import JsonSerializer, Serializer
 from bus.settlement import Settler
+from bus.store.registry import StoreFactory
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext, create_driver
 from bus.transports.sync import SyncTransport
@@ -44,6 +45,7 @@ class Parts:
     failure_transports: Mapping[str, str | None]
     events: Events
     settler: Settler
+    store: StoreFactory
 
 
 class _Builder:
@@ -64,7 +66,9 @@ class _Builder:
         types = self._types(found, handlers)
         routing = self._routing(types)
         self._stop_at_problems()
-        transports = self._transports(found, types)
+        context = DriverContext(connections=self._config.connections, clock=self._clock)
+        store = self._store(self._config.store, context)
+        transports = self._transports(found, types, context)
         given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}
         wiring = Wiring(
             routing=routing,
@@ -78,6 +82,7 @@ class _Builder:
         buses = {name: self._bus(name, each, handlers, wiring) for name, each in configured.items()}
         self._check_buses_of(handlers, configured)
         self._stop_at_problems()
+        assert store is not None
         events = Events()
         real = {name: each for name, each in transports.items() if isinstance(each, Transport)}
         return Parts(
@@ -90,6 +95,7 @@ class _Builder:
             failure_transports=given_up_to,
             events=events,
             settler=Settler(real, given_up_to, events),
+            store=store,
         )
 
     def _discover(self, imports: Iterable[str]) -> Discovered:
@@ -141,9 +147,15 @@ class _Builder:
 
         return Routing(self._config.routing, types, resolve)
 
-    def _transports(self, found: Discovered, types: MessageTypes) -> dict[str, Transport | SyncTransport]:
+    def _store(self, dsn: str, context: DriverContext) -> StoreFactory | None:
+        with self._collecting("store"):
+            return StoreFactory(dsn, context)
+        return None
+
+    def _transports(
+        self, found: Discovered, types: MessageTypes, context: DriverContext
+    ) -> dict[str, Transport | SyncTransport]:
         default = JsonSerializer(types, found.stamps)
-        context = DriverContext(connections=self._config.connections, clock=self._clock)
         transports: dict[str, Transport | SyncTransport] = {}
         for name, config in self._config.transports.items():
             with self._collecting(below("transports", name)):

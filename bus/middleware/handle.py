@@ -72,16 +72,16 @@ class HandleMiddleware:
         return call_next(envelope)
 
     def _run(self, envelope: Envelope, handler: HandlerDescriptor) -> Any:
-        unit = Unit(envelope)
+        unit = Unit(envelope, current_unit.get())
         token = current_unit.set(unit)
         try:
             result = self._call(HandlerCall(envelope, handler, unit))
+            unit.succeed()
         except BaseException:
             unit.fail()
             raise
         finally:
             current_unit.reset(token)
-        unit.succeed()
         return result
 
 

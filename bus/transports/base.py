@@ -6,10 +6,13 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from bus.errors import TransportError
 from bus.stamps import NonSendableStamp
+
+if TYPE_CHECKING:
+    from bus.unit import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,3 +258,11 @@ class HasQueues(Protocol):
 
     def get_from(self, queues: Sequence[str], limit: int) -> Sequence[Delivery]:
         """As ``Driver.get``, from these queues only."""
+
+
+@runtime_checkable
+class JoinsTransactions(Protocol):
+    """A driver whose messages stand in a database, so that a handler's transaction can store them itself."""
+
+    def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store messages as part of the transaction, whose commit is the promise; False: it is another database."""

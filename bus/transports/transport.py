@@ -20,6 +20,7 @@ from bus.transports.base import (
     Discard,
     Driver,
     HasQueues,
+    JoinsTransactions,
     Lists,
     Outgoing,
     Park,
@@ -30,6 +31,7 @@ from bus.transports.base import (
 )
 from bus.transports.coalescing import SettlementBuffer
 from bus.transports.codec import Codec, identified
+from bus.unit import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +127,10 @@ class Transport:
         for result in self.send_each(batch):
             if isinstance(result, TransportError):
                 raise result
+
+    def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store encoded messages as part of a handler's transaction; False: this transport is not in its database."""
+        return isinstance(self.driver, JoinsTransactions) and self.driver.send_in(transaction, batch)
 
     # --- receiving ---
 

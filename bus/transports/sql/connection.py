@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sqlite3
 import threading
@@ -47,6 +48,11 @@ _DENIED = frozenset({sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLIT
 _inherited: list[PoolProxiedConnection] = []
 
 
+def database_name(path: Path) -> str:
+    """Return what names a database file, whichever way leads to it."""
+    return f"sqlite:{os.path.realpath(path)}"
+
+
 class Database:
     """One SQLite file. Thread-safe: one connection, used by one thread at a time, because SQLite has one writer.
 
@@ -55,6 +61,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = database_name(path)
         self.engine: Engine = create_engine(
             URL.create("sqlite", database=str(path)),
             poolclass=NullPool,

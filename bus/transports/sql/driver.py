@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock
 from bus.errors import SendRefused, SendUnknown, TransportError
 from bus.stamps import SqlReceivedStamp
@@ -29,11 +30,11 @@ from bus.transports.base import (
 )
 from bus.transports.dsn import Dsn, options_from
 from bus.transports.sql.connection import Database
-from bus.transports.sql.locks import ClaimLocks
 from bus.transports.sql.options import SqlOptions, database_path
 from bus.transports.sql.prepared_table import SEND_DEADLINE, PreparedTable
 from bus.transports.sql.rows import from_texts
 from bus.transports.sql.table import QueueTable, Row
+from bus.unit import Transaction
 
 if TYPE_CHECKING:
     from bus.transports.registry import DriverContext
@@ -63,7 +64,9 @@ class SqlClaim(Claim):
 
 def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqlDriver:
     """Build the driver of a ``sqlite://``, ``sql://`` or ``doctrine://`` transport."""
-    return SqlDriver(database_path(name, dsn, context), options_from(SqlOptions, dsn, options, name), context.clock)
+    return SqlDriver(
+        database_path(f'Transport "{name}"', dsn, context), options_from(SqlOptions, dsn, options, name), context.clock
+    )
 
 
 class SqlDriver:
@@ -77,7 +80,7 @@ class SqlDriver:
         self._clock = clock
         self._database = Database(path)
         self._prepared = PreparedTable(self._database, options)
-        self._locks = ClaimLocks(Path(f"{os.path.realpath(path)}-claims"))
+        self._locks = ClaimLocks(folder_of(path))
         self._begin_without_claims()
         _drivers.add(self)
 
@@ -99,6 +102,15 @@ class SqlDriver:
         except TransportError as error:
             return [_again(SendRefused, error) for _ in batch]
         return [Sent(row) for row in ids]
+
+    def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store messages as part of a transaction on the same database; False: it is another one."""
+        if transaction.database != self._database.name:
+            return False
+        cursor: sqlite3.Cursor = transaction.cursor()
+        table, now = self._prepared.usable_in(cursor), self._now()
+        table.insert(cursor, [table.row_of(outgoing, now) for outgoing in batch])
+        return True
 
     # --- receiving ---
 

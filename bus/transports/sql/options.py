@@ -48,19 +48,20 @@ class SqlOptions:
             raise ValueError('option "redeliver_timeout" must be at least 1 second')
 
 
-def database_path(name: str, dsn: Dsn, context: DriverContext) -> Path:
-    """Return the absolute path of the SQLite file that a transport's DSN means.
+def database_path(subject: str, dsn: Dsn, context: DriverContext) -> Path:
+    """Return the absolute path of the SQLite file that a DSN means.
 
-    ``sqlite:///path`` says it itself; ``sql://name`` and ``doctrine://name`` name a connection.
+    ``sqlite:///path`` says it itself; ``sql://name`` and ``doctrine://name`` name a connection. ``subject`` is whose
+    DSN it is, for error messages.
 
     Raises:
         ConfigurationError: no such connection, another kind of database, or no usable path.
     """
     if dsn.scheme == "sqlite":
-        return _path_in(f'Transport "{name}"', dsn)
+        return _path_in(subject, dsn)
     connection = ",".join(each.name for each in dsn.hosts) or DEFAULT_CONNECTION
-    url = Dsn.parse(_connection_url(name, connection, context))
-    subject = f'Transport "{name}", connection "{connection}"'
+    url = Dsn.parse(_connection_url(subject, connection, context))
+    subject = f'{subject}, connection "{connection}"'
     if url.scheme != "sqlite":
         raise ConfigurationError(f'{subject}: "{url.scheme}" is not part of this version; databases that are: "sqlite"')
     unknown = sorted(url.query.keys() - _DOCTRINE_PARAMETERS)
@@ -69,7 +70,7 @@ def database_path(name: str, dsn: Dsn, context: DriverContext) -> Path:
     return _path_in(subject, url)
 
 
-def _connection_url(transport_name: str, connection: str, context: DriverContext) -> str:
+def _connection_url(subject: str, connection: str, context: DriverContext) -> str:
     url = context.connections.get(connection)
     if url is not None:
         return url
@@ -77,7 +78,7 @@ def _connection_url(transport_name: str, connection: str, context: DriverContext
         return context.environment.get("DATABASE_URL") or EMBEDDED_DATABASE
     valid = sorted({*context.connections, DEFAULT_CONNECTION})
     raise ConfigurationError(
-        f'Transport "{transport_name}": there is no connection "{connection}"; '
+        f'{subject}: there is no connection "{connection}"; '
         f"connections are: {quoted(valid)}{did_you_mean(connection, valid)}"
     )
 

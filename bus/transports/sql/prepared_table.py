@@ -67,15 +67,29 @@ class PreparedTable:
             if self._options.auto_setup and (layout is None or not layout.ready):
                 self.set_up()
                 layout = self._layout()
-            if layout is None:
-                raise AccessDeniedError(
-                    f'{self._database} has no table "{self._options.table_name}"; create it with '
-                    '"bus setup-transports", or leave auto_setup on'
-                )
-            if layout.foreign:
-                raise AccessDeniedError(self._foreign(layout))
-            self._table = QueueTable(self._options, layout)
+            self._table = self._known(layout)
         return self._table
+
+    def _known(self, layout: Layout | None) -> QueueTable:
+        if layout is None:
+            raise AccessDeniedError(
+                f'{self._database} has no table "{self._options.table_name}"; create it with '
+                '"bus setup-transports", or leave auto_setup on'
+            )
+        if layout.foreign:
+            raise AccessDeniedError(self._foreign(layout))
+        return QueueTable(self._options, layout)
+
+    def usable_in(self, cursor: sqlite3.Cursor) -> QueueTable:
+        """Return the table for sending within a transaction, which creates it where it is missing."""
+        layout = None if self._table is not None else self._layout()
+        if self._table is not None or layout is not None or not self._options.auto_setup:
+            return self._table or self._known(layout)
+        # Another connection would wait for this transaction. What is created now may be rolled back, so it is not kept.
+        table = messages_table(self._options.table_name)
+        for statement in statements_to_set_up(table, None, DIALECT):
+            cursor.execute(statement)
+        return QueueTable(self._options, Layout(frozenset(table.c.keys()), has_index=True, whole_seconds=False))
 
     def claimable(self) -> QueueTable:
         """Return the table for receiving, set up if need be."""

@@ -104,7 +104,7 @@ def layout_of(engine: Engine, table: Table) -> Layout | None:
 def statements_to_set_up(table: Table, layout: Layout | None, dialect: Dialect) -> Sequence[str]:
     """Return the DDL that makes the table complete; empty when it is."""
     if layout is None:
-        create = str(CreateTable(table).compile(dialect=dialect)).strip()
+        create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
         return [create, _create_index(table, dialect)]
     name = dialect.identifier_preparer.format_table(table)
     statements = [
@@ -116,4 +116,4 @@ def statements_to_set_up(table: Table, layout: Layout | None, dialect: Dialect) 
 
 
 def _create_index(table: Table, dialect: Dialect) -> str:
-    return str(CreateIndex(claim_index(table)).compile(dialect=dialect))
+    return str(CreateIndex(claim_index(table), if_not_exists=True).compile(dialect=dialect))

@@ -12,7 +12,7 @@ from bus.transports.sql.options import SqlOptions, database_path
 
 def path_of(dsn: str, connections: dict[str, str] | None = None, **environment: str) -> Path:
     context = DriverContext(connections=connections or {}, environment=environment)
-    return database_path("async", Dsn.parse(dsn), context)
+    return database_path('Transport "async"', Dsn.parse(dsn), context)
 
 
 def test_three_slashes_are_relative_and_four_are_absolute() -> None:

@@ -1,12 +1,14 @@
 """Claims without a clock: who lives holds a file lock, and what the dead held is free.
 
-Each driver has a token, and a file named by it in a folder beside the database, locked as long as its process lives.
-The operating system lets the lock go when the process dies, however it dies; nothing has to be renewed meanwhile.
+Each owner (a driver, a store) has a token, and a file named by it in a folder beside the database, locked as long as
+its process lives. The operating system lets the lock go when the process dies, however it dies; nothing has to be
+renewed meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -25,8 +27,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PATIENCE = 5.0  # seconds; a living process looks into a new lock file for a moment, to see whether it is a dead one's
 
 
+def folder_of(database: Path) -> Path:
+    """Return the folder of the locks that keep claims in a database file alive."""
+    return Path(f"{os.path.realpath(database)}-claims")
+
+
 class ClaimLocks:
-    """The locks of one folder, seen from one driver.
+    """The locks of one folder, seen from one owner.
 
     ``token`` belongs to the thread that claims; the rest may be called from any thread. After a fork the child calls
     ``forget``: the parent's lock is then neither kept nor released by it.
@@ -43,7 +50,7 @@ class ClaimLocks:
         return self._token
 
     def token(self) -> str:
-        """Return this driver's token, and take its lock the first time.
+        """Return this owner's token, and take its lock the first time.
 
         Raises:
             AccessDeniedError: this user may not write there.
@@ -64,7 +71,7 @@ class ClaimLocks:
         return self._token
 
     def release(self) -> None:
-        """Let this driver's lock go; what its token still holds is free from now on. Idempotent."""
+        """Let this owner's lock go; what its token still holds is free from now on. Idempotent."""
         lock, self._own, self._token = self._own, None, None
         if lock is not None:
             self._remove(lock)

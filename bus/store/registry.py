@@ -1,0 +1,72 @@
+"""Which DSN is which store. Stores are imported when one is needed, and not before."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from bus.errors import ConfigurationError, did_you_mean, quoted
+from bus.store.base import Store
+from bus.transports.dsn import Dsn
+from bus.transports.registry import DriverContext
+
+_SQL: Final = ("doctrine", "sql", "sqlite")
+SCHEMES: Final = (*_SQL, "memory")
+_AUTO_SETUP: Final = "auto_setup"
+
+
+class StoreFactory:
+    """Makes the store of a DSN when it is first asked for. Thread-safe.
+
+    Raises:
+        ConfigurationError: there is no such store, or its options are wrong.
+    """
+
+    def __init__(self, dsn: str, context: DriverContext) -> None:
+        self._dsn = _checked(dsn)
+        self._context = context
+        self._lock = threading.Lock()
+        self._store: Store | None = None
+
+    def get(self) -> Store:
+        """Return the store, the same one each time. Connects to nothing yet.
+
+        Raises:
+            ConfigurationError: the DSN names a connection that does not exist.
+        """
+        with self._lock:
+            if self._store is None:
+                self._store = self._create()
+            return self._store
+
+    def close(self) -> None:
+        """Close the store if there is one. Idempotent."""
+        if self._store is not None:
+            self._store.close()
+
+    def _create(self) -> Store:
+        if self._dsn.scheme == "memory":
+            from bus.store.memory import MemoryStore
+
+            return MemoryStore(self._context.clock)
+        from bus.store.sql import SqlStore
+        from bus.transports.sql.options import database_path
+
+        path = database_path("The store", self._dsn, self._context)
+        auto_setup = self._dsn.query.get(_AUTO_SETUP, "true") == "true"
+        return SqlStore(path, auto_setup=auto_setup, clock=self._context.clock)
+
+
+def _checked(text: str) -> Dsn:
+    dsn = Dsn.parse(text)
+    if dsn.scheme not in SCHEMES:
+        raise ConfigurationError(
+            f'no store for "{dsn.scheme}://"; there are: {quoted(SCHEMES)}{did_you_mean(dsn.scheme, SCHEMES)}'
+        )
+    valid = {_AUTO_SETUP} if dsn.scheme in _SQL else set()
+    unknown = sorted(dsn.query.keys() - valid)
+    if unknown:
+        raise ConfigurationError(f"unknown options of a store: {quoted(unknown)}; options are: {quoted(valid)}")
+    if dsn.query.get(_AUTO_SETUP, "true") not in ("true", "false"):
+        raise ConfigurationError(f'the option "{_AUTO_SETUP}" of a store must be true or false')
+    return dsn

@@ -1,0 +1,231 @@
+"""A store in a table of a SQL database; SQLite in this version."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from bus.claim_locks import ClaimLocks, folder_of
+from bus.clock import Clock, SystemClock
+from bus.errors import AccessDeniedError, TransportError
+from bus.transports.sql.connection import DIALECT, Database
+from bus.unit import transaction_on
+
+TABLE_NAME: Final = "messenger_store"
+
+# How long a step waits for other writers, in seconds: longer than a handler that writes should take.
+_PATIENCE: Final = 30.0
+_BETWEEN_CLEANINGS: Final = 60.0  # seconds
+_CLEANED_AT_ONCE: Final = 1000
+
+Parameters = Mapping[str, object]
+
+
+class SqlStore:
+    """Keeps values in the table ``messenger_store`` of a SQLite file. Thread-safe; connects when it is first used.
+
+    Within a handler's transaction on the same database every step is part of that transaction: its own connection
+    would wait for it. Leases in it are no times: the token of a process is alive as long as its file lock is held, so
+    that nothing has to be written to keep a claim. Waits up to 30 s for other writers.
+
+    Args:
+        path: the SQLite file.
+        auto_setup: create the table when it is first used.
+    """
+
+    def __init__(self, path: str | Path, *, auto_setup: bool = True, clock: Clock | None = None) -> None:
+        self._auto_setup = auto_setup
+        self._clock = clock or SystemClock()
+        self._database = Database(Path(path).absolute())
+        self._locks = ClaimLocks(folder_of(self._database.path))
+        self._begin()
+        _stores.add(self)
+
+    def _begin(self) -> None:
+        self._locking = threading.Lock()
+        self._has_table = False
+        self._next_cleaning = float("-inf")
+
+    # --- the four steps ---
+
+    def put_if_absent(self, key: str, value: str, ttl: float | None = None) -> bool:
+        """Store a value unless the key has one."""
+        return self._change(_SQL.put_if_absent, {"put_key": key, "new": value, "ends": self._end(ttl)})
+
+    def swap(self, key: str, expected: str, value: str, ttl: float | None = None) -> bool:
+        """Replace one value by another."""
+        return self._change(_SQL.swap, {"at": key, "expected": expected, "new": value, "ends": self._end(ttl)})
+
+    def delete_if(self, key: str, expected: str) -> bool:
+        """Delete a value."""
+        return self._change(_SQL.delete_if, {"at": key, "expected": expected})
+
+    def get(self, key: str) -> str | None:
+        """Return the value of a key, or None."""
+
+        def look(cursor: sqlite3.Cursor) -> str | None:
+            if not self._table_is_there(cursor):
+                return None
+            found = cursor.execute(_SQL.get, {"at": key, "now": self._now()}).fetchone()
+            return None if found is None else _text(found[0])
+
+        joined = transaction_on(self._database.name)
+        return look(joined.cursor()) if joined is not None else self._database.read(look)
+
+    # --- who lives ---
+
+    def owner(self) -> str:
+        """Return the token of this process. It is alive as long as the process holds its file lock."""
+        with self._locking:
+            return self._locks.token()
+
+    def is_alive(self, owner: str) -> bool:
+        """Tell whether the process that got this token lives; the lock file of a dead one is removed."""
+        if owner == self._locks.held_token:
+            return True
+        with self._locks.dead(owner) as dead:
+            return not dead
+
+    def close(self) -> None:
+        """Let go of the connection and of every claim. Idempotent; from any thread."""
+        with self._locking:
+            self._locks.release()
+        self._database.close()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, where no other thread runs."""
+        self._database.forget()
+        self._locks.forget()
+        self._begin()
+
+    # --- the database ---
+
+    def _change(self, statement: str, parameters: Parameters) -> bool:
+        def change(cursor: sqlite3.Cursor) -> bool:
+            self._prepare(cursor)
+            return cursor.execute(statement, {**parameters, "now": self._now()}).rowcount == 1
+
+        joined = transaction_on(self._database.name)
+        if joined is not None:
+            return change(joined.cursor())
+        try:
+            changed = self._database.write(change, within=_PATIENCE)
+        except TransportError:
+            self._has_table = False  # it may have been dropped
+            raise
+        self._has_table = True
+        return changed
+
+    def _prepare(self, cursor: sqlite3.Cursor) -> None:
+        """Create the table where it is missing, and remove values whose time is over, now and then."""
+        if not self._has_table and not self._table_is_there(cursor):
+            if not self._auto_setup:
+                raise AccessDeniedError(
+                    f'{self._database} has no table "{TABLE_NAME}"; create it, or leave auto_setup on: '
+                    f"{'; '.join(_SQL.set_up)}"
+                )
+            for statement in _SQL.set_up:
+                cursor.execute(statement)
+        if self._clock.monotonic() >= self._next_cleaning:
+            self._next_cleaning = self._clock.monotonic() + _BETWEEN_CLEANINGS
+            cursor.execute(_SQL.clean, {"now": self._now(), "limit": _CLEANED_AT_ONCE})
+
+    def _table_is_there(self, cursor: sqlite3.Cursor) -> bool:
+        found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
+        return self._has_table or found.fetchone() is not None
+
+    def _now(self) -> int:
+        return int(self._clock.now() * 1000)
+
+    def _end(self, ttl: float | None) -> int | None:
+        return None if ttl is None else self._now() + int(ttl * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """SQL texts with named parameters. ``now`` and ``ends`` are milliseconds since the epoch."""
+
+    set_up: tuple[str, ...]
+    put_if_absent: str
+    swap: str
+    delete_if: str
+    get: str
+    clean: str
+
+
+def _compiled() -> _Statements:
+    table = Table(
+        TABLE_NAME,
+        MetaData(),
+        # As wide as every database can index it.
+        Column("key", String(255), primary_key=True),
+        Column("value", Text, nullable=False),
+        Column("expires_at", BigInteger),
+    )
+    index = Index(f"{TABLE_NAME}_expires_at", table.c.expires_at)
+    is_over = table.c.expires_at <= bindparam("now")
+    lives = or_(table.c.expires_at.is_(None), table.c.expires_at > bindparam("now"))
+    here = table.c.key == bindparam("at")
+    has_expected = (here, table.c.value == bindparam("expected"), lives)
+    new: dict[str, ColumnElement[object]] = {"value": bindparam("new"), "expires_at": bindparam("ends")}
+    put = insert(table).values(key=bindparam("put_key"), **new)
+    over = select(table.c.key).where(is_over).limit(bindparam("limit")).offset(literal_column("0"))
+    statements: dict[str, ClauseElement] = {
+        "put_if_absent": put.on_conflict_do_update(
+            index_elements=[table.c.key],
+            set_={"value": put.excluded.value, "expires_at": put.excluded.expires_at},
+            where=is_over,
+        ),
+        "swap": update(table).where(*has_expected).values(new),
+        "delete_if": delete(table).where(*has_expected),
+        "get": select(table.c.value).where(here, lives),
+        "clean": delete(table).where(table.c.key.in_(over)),
+    }
+    texts = {name: str(each.compile(dialect=DIALECT)) for name, each in statements.items()}
+    create = (CreateTable(table, if_not_exists=True), CreateIndex(index, if_not_exists=True))
+    return _Statements(set_up=tuple(str(each.compile(dialect=DIALECT)).strip() for each in create), **texts)
+
+
+_SQL: Final = _compiled()
+
+
+def _text(value: bytes | str) -> str:
+    """Return a column's text; our own connection reads bytes, a handler's reads texts."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+_stores: weakref.WeakSet[SqlStore] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    for store in _stores:
+        store.forget()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
