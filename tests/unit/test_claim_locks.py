@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bus.claim_locks import ClaimLocks
 from bus.errors import ConnectionLostError
-from bus.transports.sql.locks import ClaimLocks
 
 
 @pytest.fixture
