@@ -31,6 +31,7 @@ from bus.errors import (
 )
 from bus.handlers import handler
 from bus.messages import UndecodableMessage, message
+from bus.redispatch import RedispatchMessage
 from bus.retry import RetryPolicy
 from bus.stamps import (
     BusNameStamp,
@@ -39,6 +40,7 @@ from bus.stamps import (
     DelayStamp,
     ErrorDetailsStamp,
     HandledStamp,
+    HandlerArgumentsStamp,
     HeldStamp,
     MessageIdStamp,
     NonSendableStamp,
@@ -103,6 +105,7 @@ __all__ = [
     "Envelope",
     "ErrorDetailsStamp",
     "HandledStamp",
+    "HandlerArgumentsStamp",
     "HandlerCall",
     "HandlerFailedError",
     "HandlerMiddleware",
@@ -123,6 +126,7 @@ __all__ = [
     "ReceivedStamp",
     "RecoverableError",
     "RedeliveryStamp",
+    "RedispatchMessage",
     "RetryPolicy",
     "SendFailedError",
     "SendRefused",

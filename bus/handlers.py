@@ -9,23 +9,17 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, Union, overload
+from typing import Any, TypeVar, overload
 
 from bus.envelope import Envelope
-from bus.errors import ConfigurationError, UnrecoverableError
+from bus.errors import ConfigurationError
+from bus.handler_arguments import Arguments, Container, alternatives
 from bus.messages import main_module_name
-from bus.stamps import HandledBySyncTransportStamp, ReceivedStamp, Stamp
+from bus.stamps import HandledBySyncTransportStamp, ReceivedStamp
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__bus_handlers__"
-
-
-class Container(Protocol):
-    """Anything that hands out objects by type: a dependency injection container."""
-
-    def get(self, wanted: type, /) -> Any:
-        """Return an object of this type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +43,7 @@ class HandlerDescriptor:
     invoke: Callable[[Envelope], Any]
     is_async: bool
     options: HandlerOptions
+    arguments: Arguments
 
     def takes(self, envelope: Envelope) -> bool:
         """Tell whether the handler wants messages that came the way this one came."""
@@ -166,8 +161,10 @@ def _descriptor(
     name = f"{module}.{code.__qualname__}" + (f"@{options.alias}" if options.alias else "")
     parameters = _parameters(name, function, code, bound=bound)
     handled = options.handles or tuple(_message_types(name, *parameters[0]))
-    extra = [_argument(name, parameter, annotation, container) for parameter, annotation in parameters[1:]]
-    return HandlerDescriptor(name, handled, _invocation(resolve, [e for e in extra if e]), _is_async(code), options)
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
+    arguments = Arguments.of(name, parameters[1:], container, takes_any=takes_any)
+    invoke = _invocation(resolve, arguments)
+    return HandlerDescriptor(name, handled, invoke, _is_async(code), options, arguments)
 
 
 def _code_of(function: Any) -> Any:
@@ -201,14 +198,8 @@ def _parameters(name: str, function: Any, code: Any, *, bound: bool) -> list[tup
     return parameters
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
 def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> Iterator[type]:
-    for each in _alternatives(annotation):
+    for each in alternatives(annotation):
         if typing.get_origin(each) is list:
             raise ConfigurationError(
                 f'The handler "{name}" wants a list of messages; batch handlers are not part of this version.'
@@ -226,48 +217,10 @@ def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> 
         yield cls
 
 
-def _argument(
-    name: str, parameter: inspect.Parameter, annotation: Any, container: Container | None
-) -> tuple[str, Callable[[Envelope], Any]] | None:
-    """Return the name of a further parameter and what fills it, or None where its default does."""
-    wanted = [each for each in _alternatives(annotation) if isinstance(each, type) and each is not type(None)]
-    has_default = parameter.default is not parameter.empty
-    if len(wanted) == 1:
-        cls = wanted[0]
-        if cls is Envelope:
-            return parameter.name, lambda envelope: envelope
-        if issubclass(cls, Stamp):
-            optional = has_default or type(None) in _alternatives(annotation)
-            return parameter.name, _stamp_argument(name, cls, optional=optional, default=parameter.default)
-        if container is not None and not has_default:
-            return parameter.name, lambda _: container.get(cls)
-    if has_default:
-        return None
-    raise ConfigurationError(
-        f'Nothing can fill the parameter "{parameter.name}" of handler "{name}"; it may be an Envelope, a stamp, '
-        "something with a default, or a type that the container has (there is "
-        f"{'a' if container is not None else 'no'} container)."
-    )
-
-
-def _stamp_argument(name: str, cls: type[Stamp], *, optional: bool, default: Any) -> Callable[[Envelope], Any]:
-    fallback = None if default is inspect.Parameter.empty else default
-
-    def fill(envelope: Envelope) -> Any:
-        stamp = envelope.last(cls)
-        if stamp is None and not optional:
-            raise UnrecoverableError(f'The message has no {cls.__name__}, which handler "{name}" asks for.')
-        return fallback if stamp is None else stamp
-
-    return fill
-
-
-def _invocation(
-    resolve: Callable[[], Any], extra: Sequence[tuple[str, Callable[[Envelope], Any]]]
-) -> Callable[[Envelope], Any]:
-    if not extra:
+def _invocation(resolve: Callable[[], Any], arguments: Arguments) -> Callable[[Envelope], Any]:
+    if arguments.none:
         return lambda envelope: resolve()(envelope.message)
-    return lambda envelope: resolve()(envelope.message, **{name: fill(envelope) for name, fill in extra})
+    return lambda envelope: resolve()(envelope.message, **arguments.values(envelope))
 
 
 class HandlersLocator:

@@ -11,6 +11,7 @@ from bus.message_bus import MessageBus
 from bus.messages import options_of
 from bus.messenger import Messenger
 from bus.middleware.handle import HandleMiddleware
+from bus.redispatch import RedispatchMessage
 from bus.routing import names_of
 
 
@@ -115,7 +116,7 @@ def _describe_bus(messenger: Messenger, bus: MessageBus) -> BusDescription:
     ]
     types = {*messenger.types, *(cls for handler in bus.locator.descriptors for cls in handler.handles)}
     messages = []
-    for cls in types:
+    for cls in types - {RedispatchMessage}:
         handlers = bus.locator.of_type(cls)
         if not handlers and options_of(cls).name is None and inspect.isabstract(cls):
             continue

@@ -16,7 +16,7 @@ from bus.config.schema import MessengerConfig
 from bus.envelope import Envelope
 from bus.errors import BusError, ConfigurationError, UnrecoverableError, did_you_mean, quoted
 from bus.failures import FailedMessages
-from bus.handlers import Container
+from bus.handler_arguments import Container
 from bus.limits import Limits
 from bus.message_bus import MessageBus
 from bus.signals import stop_on_signals

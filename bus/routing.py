@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from bus.envelope import Envelope
 from bus.errors import EncodingError
 from bus.messages import MessageTypes, options_of, wire_name
+from bus.redispatch import RedispatchMessage
 from bus.stamps import TransportNamesStamp
 
 # Turns a routing key into the class that it names, or None for a wildcard or a foreign name.
@@ -25,7 +26,8 @@ class Routing:
         self._routes = routes
         self._types = types
         self._resolved = {key: resolve(key) for key in routes if not key.endswith("*")}
-        self._by_class: dict[type, tuple[str, ...]] = {}
+        # A "*" does not mean what only tells this process where to send something else.
+        self._by_class: dict[type, tuple[str, ...]] = {RedispatchMessage: ()}
 
     def of(self, envelope: Envelope) -> tuple[str, ...]:
         """Return the names of the transports that this message is sent to; empty: it is handled here."""

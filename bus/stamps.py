@@ -246,6 +246,16 @@ class TransportNamesStamp(NonSendableStamp):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerArgumentsStamp(NonSendableStamp):
+    """Arguments by name for those handlers, called in this process, whose parameters have these names.
+
+    A parameter that a stamp or the envelope fills cannot be given so; one that its default or the container fills can.
+    """
+
+    additional_arguments: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimStamp(NonSendableStamp):
     """The claim on a received message, with the bytes as they came: a retry sends these, not the object."""
 

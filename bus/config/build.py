@@ -13,12 +13,15 @@ from bus.config.discovery import Discovered, discover, import_module, import_obj
 from bus.config.nodes import below
 from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
 from bus.config.stack import Wiring, build_bus
+from bus.envelope import Envelope
 from bus.errors import ConfigurationError, describe, did_you_mean
 from bus.events import Events
-from bus.handlers import Container, HandlerDescriptor, HandlersLocator
+from bus.handler_arguments import Container
+from bus.handlers import HandlerDescriptor, HandlersLocator
 from bus.handlers import describe as describe_handlers
 from bus.message_bus import MessageBus
 from bus.messages import MessageTypes
+from bus.redispatch import RedispatchHandler
 from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.serializer import JsonSerializer, Serializer
@@ -197,7 +200,13 @@ class _Builder:
         self, name: str, config: BusConfig, handlers: Iterable[HandlerDescriptor], wiring: Wiring
     ) -> MessageBus | None:
         with self._collecting(below(below("buses", name), "middleware")):
-            return build_bus(name, config, HandlersLocator(handlers, name), wiring)
+
+            def dispatch(envelope: Envelope) -> Envelope:
+                return bus.dispatch(envelope)
+
+            ours = describe_handlers(RedispatchHandler(dispatch))
+            bus = build_bus(name, config, HandlersLocator([*handlers, *ours], name), wiring)
+            return bus
         return None
 
     def _check_buses_of(self, handlers: Iterable[HandlerDescriptor], buses: Mapping[str, BusConfig]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from bus.config.discovery import import_object
 from bus.config.schema import BusConfig, MiddlewareConfig
 from bus.errors import ConfigurationError, describe, did_you_mean, quoted
-from bus.handlers import Container, HandlersLocator
+from bus.handler_arguments import Container
+from bus.handlers import HandlersLocator
 from bus.message_bus import MessageBus
 from bus.middleware.base import HandlerCall, Middleware
 from bus.middleware.bus_name import BusNameMiddleware

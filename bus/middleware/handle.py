@@ -8,9 +8,10 @@ from typing import Any
 from bus import aio
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError, NoHandlerError
+from bus.handler_arguments import check_given
 from bus.handlers import HandlerDescriptor, HandlersLocator
 from bus.middleware.base import CallNext, HandlerCall, HandlerMiddleware, compose_handler
-from bus.stamps import HandledStamp, ReceivedStamp
+from bus.stamps import HandledStamp, HandlerArgumentsStamp, ReceivedStamp
 from bus.unit import Unit, current_unit
 
 
@@ -41,7 +42,7 @@ class HandleMiddleware:
             HandlerFailedError: one or more handlers failed.
         """
         handlers = self._locator.of_type(type(envelope.message))
-        handled = {stamp.handler_name for stamp in envelope.stamps if type(stamp) is HandledStamp}
+        handled = _done_with(envelope, handlers)
         taken = False
         errors: dict[str, BaseException] = {}
         given = envelope
@@ -83,6 +84,17 @@ class HandleMiddleware:
         finally:
             current_unit.reset(token)
         return result
+
+
+def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> set[str]:
+    """Return the names of the handlers that have succeeded before; the message's arguments have to suit the others."""
+    names = set()
+    for stamp in envelope.stamps:
+        if type(stamp) is HandledStamp:
+            names.add(stamp.handler_name)
+        elif type(stamp) is HandlerArgumentsStamp:
+            check_given(stamp, [each.arguments for each in handlers])
+    return names
 
 
 def call_handler(call: HandlerCall) -> Any:
