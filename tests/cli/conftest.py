@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -107,16 +108,20 @@ class Shop:
     def _run(
         self, command: list[str], stdin: str | bytes, variables: Mapping[str, str] | None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=self.path,
-            env=self.environment(variables),
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            timeout=60,
-            check=False,
+            env={**self.environment(variables), "PYTHONFAULTHANDLER": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        try:
+            out, err = process.communicate(stdin.encode() if isinstance(stdin, str) else stdin, timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # makes it print the stack of every thread
+            pytest.fail(f"{command} does not end: {process.communicate()[1].decode()}")
+        return subprocess.CompletedProcess(command, process.returncode, out.decode(), err.decode())
 
     def ok(self, *arguments: str, stdin: str | bytes = b"") -> str:
         """Run the command, which must succeed, and return what it printed."""
