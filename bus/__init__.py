@@ -28,6 +28,7 @@ from bus.errors import (
     SendUnknown,
     TransportError,
     UnrecoverableError,
+    ValidationFailedError,
 )
 from bus.handlers import handler
 from bus.messages import UndecodableMessage, message
@@ -54,6 +55,7 @@ from bus.stamps import (
     Stamp,
     TransportMessageIdStamp,
     TransportNamesStamp,
+    ValidationStamp,
     stamp,
 )
 
@@ -143,6 +145,8 @@ __all__ = [
     "TransportNamesStamp",
     "UndecodableMessage",
     "UnrecoverableError",
+    "ValidationFailedError",
+    "ValidationStamp",
     "Worker",
     "WorkerOptions",
     "dispatch",

@@ -7,6 +7,7 @@ BusError
 ├── UnrecoverableError              mark: trying again cannot help; straight to the failure transport
 │   ├── NoHandlerError              no handler for a message
 │   ├── NoSenderError               no transport for a message, on a bus that asks for one
+│   ├── ValidationFailedError       a message is not valid; carries every violation
 │   ├── EncodingError               a message or stamp cannot be written
 │   └── DecodingError               bytes and headers cannot be read
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
@@ -71,6 +72,15 @@ class NoHandlerError(UnrecoverableError):
 
 class NoSenderError(UnrecoverableError):
     """No transport takes this message, and its bus does not allow that."""
+
+
+class ValidationFailedError(UnrecoverableError):
+    """A message is not valid. ``violations`` has one line for each thing that is wrong with ``message``."""
+
+    def __init__(self, message: object, violations: Sequence[str]) -> None:
+        self.message = message
+        self.violations = tuple(violations)
+        super().__init__(f'The message "{type(message).__qualname__}" is not valid: {"; ".join(self.violations)}')
 
 
 class EncodingError(UnrecoverableError):

@@ -121,7 +121,7 @@ class SerializerStamp(Stamp):
 
 @dataclass(frozen=True, slots=True)
 class ValidationStamp(Stamp):
-    """Symfony's validation groups."""
+    """Validate the message in these groups: its ``validate(groups=...)`` gets them, in pydantic the context."""
 
     groups: Sequence[str]
 

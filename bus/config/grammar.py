@@ -139,7 +139,7 @@ _ARGUMENTS: Mapping[str, Spec] = {
         doc="Runs each handler in a database transaction.",
         keys={"connection": Text(doc="The name of a connection.")},
     ),
-    "validation": Keys(doc="Validates a message before it is handled.", keys={}),
+    "validation": Keys(doc="Validates a message before it is sent, and before it is handled.", keys={}),
 }
 
 

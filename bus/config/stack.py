@@ -23,13 +23,14 @@ from bus.middleware.handle import HandleMiddleware
 from bus.middleware.identity import IdentityMiddleware
 from bus.middleware.retry import RetryMiddleware
 from bus.middleware.send import SendMiddleware
+from bus.middleware.validation import ValidationMiddleware
 from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.transports.sync import SyncTransport
 from bus.transports.transport import Transport
 
 # Names that a configuration may use once their parts are there.
-NOT_YET = ("deduplicate", "dispatch_after_current_bus", "idempotency", "rate_limiter", "transaction", "validation")
+NOT_YET = ("deduplicate", "dispatch_after_current_bus", "idempotency", "rate_limiter", "transaction")
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
@@ -60,6 +61,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
         "bus_name": BusNameMiddleware(name),
         "failed_message_processing": FailedMessageProcessingMiddleware(),
         "send": SendMiddleware(wiring.routing, wiring.transports, allow_no_senders=config.allow_no_senders),
+        "validation": ValidationMiddleware(),
         "handle": HandleMiddleware(locator, around_handler, allow_no_handlers=config.allow_no_handlers),
     }
     around_message = [built_in[each] if isinstance(each, str) else each for each in own if each not in around_handler]
@@ -95,6 +97,7 @@ _BUILT_IN = {
     "handle_message": "handle",
     "send": "send",
     "send_message": "send",
+    "validation": "validation",
 }
 
 

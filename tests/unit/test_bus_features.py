@@ -134,5 +134,5 @@ def test_a_message_from_the_failure_transport_reaches_the_handlers_of_where_it_f
     failing[0] = False
     messenger.worker(["failed"], WorkerOptions(stop_when_empty=True)).run()
 
-    assert ["orders o-1", "orders o-1"] == TRACE
+    assert TRACE == ["orders o-1", "orders o-1"]
     assert messenger.transports["failed"].peek(10) == []
