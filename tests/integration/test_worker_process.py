@@ -71,7 +71,8 @@ class Site:
         return (self.folder / "ledger").read_text().splitlines()
 
     def saw(self, line: str) -> None:
-        eventually(lambda: line in self.ledger)
+        eventually(lambda: line in self.ledger or self.workers[-1].poll() is not None)
+        assert line in self.ledger, "the worker ended before"
 
     def go(self) -> None:
         (self.folder / "go").touch()
@@ -96,9 +97,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
     for worker in site.workers:
-        if worker.poll() is None:
-            worker.kill()
-            worker.communicate()
+        worker.kill()
+        if worker.stderr is not None and not worker.stderr.closed:
+            # Shown by pytest where the test failed.
+            sys.stderr.write(worker.communicate()[1])
     site.bus.close()
 
 
