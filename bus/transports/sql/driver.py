@@ -109,7 +109,7 @@ class SqlDriver:
             return False
         cursor: sqlite3.Cursor = transaction.cursor()
         table, now = self._prepared.usable_in(cursor), self._now()
-        table.insert(cursor, [table.row_of(outgoing, now) for outgoing in batch])
+        table.insert(cursor, table.rows_of(batch, now))
         return True
 
     # --- receiving ---
