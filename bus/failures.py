@@ -14,7 +14,7 @@ from typing import Literal
 
 from bus import failpoints
 from bus.envelope import Envelope
-from bus.errors import BusError, TransportError, describe, quoted
+from bus.errors import BusError, ConnectionLostError, TransportError, describe, quoted
 from bus.headers import DELIVERIES, ORIGIN, POSTPONED, STAMP_PREFIX, SYMFONY_STAMPS
 from bus.messages import MessageTypes, UndecodableMessage, wire_name
 from bus.retry import causes_of
@@ -143,6 +143,10 @@ class FailedMessages:
 
         A message goes to the queue, topic or stream that it came from only, not to other subscribers. It starts anew,
         with all its retries; handlers that succeeded do not run again. Bytes that could not be decoded go as they came.
+
+        Raises:
+            TransportError: the failure transport cannot be reached. (Where it is another transport that cannot be
+                reached, its messages are kept.)
         """
         for batch in _in_batches(selection):
             with self._taking(batch) as taken:
@@ -153,6 +157,9 @@ class FailedMessages:
         """Handle messages in this process, one by one; those that fail again stay, with their new error.
 
         Ctrl-C in a handler is that handler's failure, and the last message.
+
+        Raises:
+            TransportError: the failure transport cannot be reached.
         """
         for selected in selection:
             with self._taking([selected]) as taken:
@@ -164,7 +171,11 @@ class FailedMessages:
                         return
 
     def remove(self, selection: Sequence[Selected]) -> Iterator[Outcome]:
-        """Remove messages for good."""
+        """Remove messages for good.
+
+        Raises:
+            TransportError: the failure transport cannot be reached.
+        """
         for batch in _in_batches(selection):
             with self._taking(batch) as taken:
                 for each in taken:
@@ -248,6 +259,11 @@ class FailedMessages:
     def _flush(self) -> None:
         for store in self._stores.values():
             store.flush()
+            if store.unsettled:
+                raise ConnectionLostError(
+                    f'The failure transport "{store.name}" does not answer: {store.unsettled} messages that were sent, '
+                    "handled or removed may still stand there, and would be sent or handled again."
+                )
 
 
 def _started_anew(taken: _Taken, target: Transport) -> Outgoing:

@@ -8,7 +8,7 @@ import pytest
 
 from bus.clock import SystemClock
 from bus.envelope import Envelope
-from bus.errors import BusError, ConfigurationError, SendRefused, SendUnknown
+from bus.errors import BusError, ConfigurationError, ConnectionLostError, SendRefused, SendUnknown
 from bus.events import Events
 from bus.failures import FailedMessages, Outcome
 from bus.messages import MessageTypes, message
@@ -90,8 +90,11 @@ class Shop:
 
 
 @pytest.fixture
-def shop() -> Shop:
-    return Shop()
+def shop() -> Iterator[Shop]:
+    shop = Shop()
+    yield shop
+    for transport in shop.transports.values():
+        transport.close()
 
 
 def results(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
@@ -257,7 +260,7 @@ def test_an_interrupted_retry_gives_its_messages_back_uncounted(shop: Shop) -> N
     assert claim.claim.deliveries == 1
 
 
-def test_a_message_is_removed_only_when_it_was_sent(shop: Shop) -> None:
+def test_a_message_is_removed_only_when_it_was_sent(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     shop.drivers["async"].on_arrival(lambda: steps.append("sent"))
     settle = shop.drivers["failed"].settle
@@ -266,7 +269,7 @@ def test_a_message_is_removed_only_when_it_was_sent(shop: Shop) -> None:
         steps.append("removed")
         return settle(batch)
 
-    shop.transports["failed"]._settlements._settle = note  # type: ignore[assignment]
+    monkeypatch.setattr(shop.transports["failed"]._settlements, "_settle", note)
     shop.fail(OrderPlaced("o-1"), "m-1")
 
     shop.retry("m-1")
@@ -415,6 +418,21 @@ def test_ctrl_c_in_a_handler_is_the_last_message_that_is_handled_here(shop: Shop
 
     assert results(outcomes) == [("m-1", "kept")]
     assert sorted(shop.failed_ids()) == ["m-1", "m-2"]
+
+
+@pytest.mark.parametrize("step", ["retry", "handle", "remove"])
+def test_a_failure_transport_that_does_not_answer_ends_it_and_is_named(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def silent(batch: Sequence[Settlement]) -> Sequence[object]:
+        raise ConnectionLostError("no server")
+
+    shop.fail(OrderPlaced("o-1"))
+    monkeypatch.setattr(shop.transports["failed"]._settlements, "_settle", silent)
+
+    with pytest.raises(ConnectionLostError, match='"failed" does not answer: 1 messages'):
+        list(getattr(shop.failed, step)(shop.failed.select()))
+    monkeypatch.undo()
 
 
 class Deaf:
