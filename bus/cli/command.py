@@ -90,5 +90,9 @@ class BusGroup(_SharedOptions, click.Group):
 
     command_class = BusCommand
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which the commands were defined."""
+        return list(self.commands)
+
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -23,10 +23,12 @@ def duration(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of a duration; a number without a unit is in seconds, as in Symfony."""
-    if re.fullmatch(r"(?a)\d{1,9}(\.\d{1,6})?", text.strip()):
-        return float(text)
-    return duration(text)
+    """Return the seconds, more than 0, of a duration; a number without a unit is in seconds, as in Symfony."""
+    bare = re.fullmatch(r"(?a)\d{1,9}(\.\d{1,6})?", text.strip())
+    value = float(text) if bare else duration(text)
+    if not value:
+        raise click.BadParameter("it must be more than 0")
+    return value
 
 
 def size(text: str) -> int:

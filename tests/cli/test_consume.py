@@ -97,6 +97,7 @@ def test_all_means_every_transport_but_failure_transports_and_excluded_ones(shop
         (["--exclude-receivers", "async"], "--exclude-receivers goes with --all."),
         (["async", "--bus", "other"], 'There is no bus "other"'),
         (["async", "--limit", "0"], "--limit"),
+        (["async", "--time-limit", "0"], "it must be more than 0"),
         (["async", "--memory-limit", "lots"], "--memory-limit"),
         (["async", "--fetch-size", "0"], 'expected "auto" or a number from 1 up'),
         (["async", "--shutdown-timeout", "25"], "the number 25 has no unit"),
