@@ -9,7 +9,7 @@ from bus.envelope import Envelope
 from bus.errors import DispatchManyError, SendFailedError, TransportError
 from bus.handlers import HandlersLocator
 from bus.middleware.base import Middleware, compose
-from bus.stamps import HeldStamp, SentStamp, Stamp, TransportMessageIdStamp
+from bus.stamps import HeldStamp, ReceivedStamp, SentStamp, Stamp, TransportMessageIdStamp
 from bus.transports.base import Sent
 from bus.unit import SendBatch, current_unit
 
@@ -21,7 +21,10 @@ class MessageBus:
         self.name = name
         self.middleware = tuple(middleware)
         self.locator = locator
-        self._chain = compose(self.middleware, lambda envelope: envelope)
+        self._received_chain = compose(self.middleware, lambda envelope: envelope)
+        self._chain = compose(
+            [each for each in self.middleware if not getattr(each, "only_received", False)], lambda envelope: envelope
+        )
 
     def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message, or an envelope, and return its envelope.
@@ -36,7 +39,12 @@ class MessageBus:
             SendUnknown: a transport perhaps stored it.
             SendFailedError: some of several transports do not have it.
         """
-        return self._chain(Envelope.wrap(message, *stamps))
+        envelope = message if isinstance(message, Envelope) else Envelope(message)
+        if stamps:
+            envelope = envelope.with_(*stamps)
+        if envelope.stamps and envelope.last(ReceivedStamp) is not None:
+            return self._received_chain(envelope)
+        return self._chain(envelope)
 
     async def dispatch_async(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message without blocking the running event loop. Otherwise as ``dispatch``.
@@ -70,7 +78,7 @@ class MessageBus:
             if batch is not None:
                 batch.position = position
             try:
-                envelopes.append(self._chain(Envelope.wrap(message, *stamps)))
+                envelopes.append(self.dispatch(message, stamps))
             except Exception as error:  # noqa: BLE001 - the other messages are still dispatched
                 errors[position] = error
                 envelopes.append(None)

@@ -1,20 +1,30 @@
 """Stamps: what is known about a message besides its content.
 
-A stamp is a frozen, slotted dataclass. Those that Symfony has bear Symfony's names, with its fields in snake_case,
-and travel in Symfony's headers; ours travel in plain ``X-Bus-`` headers; a NonSendableStamp never leaves the process.
+A stamp is a frozen, slotted dataclass; only the message id, which is made late, is none. Those that Symfony has bear
+Symfony's names, with its fields in snake_case, and travel in Symfony's headers; ours travel in plain ``X-Bus-``
+headers; a NonSendableStamp never leaves the process.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from bus.errors import ConfigurationError
+from bus.identity import uuid7
 
 if TYPE_CHECKING:
     from bus.transports.base import Claim
+
+_making_an_id = threading.Lock()
+# Held across a fork, so that no other thread can hold it then and leave it locked in the child for ever.
+os.register_at_fork(
+    before=_making_an_id.acquire, after_in_parent=_making_an_id.release, after_in_child=_making_an_id.release
+)
 
 
 class Stamp:
@@ -29,7 +39,7 @@ class NonSendableStamp(Stamp):
     __slots__ = ()
 
 
-S = TypeVar("S", bound=type[Stamp])
+S = TypeVar("S", bound=type)
 
 
 def stamp(name: str) -> Callable[[S], S]:
@@ -143,11 +153,35 @@ class RouterContextStamp(Stamp):
 # --- ours, sent -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class MessageIdStamp(Stamp):
-    """The message's identity (a UUIDv7), given once at dispatch and kept by every retry and resend."""
+    """The message's identity (a UUIDv7), given once at dispatch and kept by every retry and resend.
 
-    id: str
+    Without an ``id`` it makes one when somebody first reads it: a message that is handled where it is dispatched often
+    needs none, and making one costs a tenth of a dispatch. Thread-safe.
+    """
+
+    __slots__ = ("_id",)
+
+    def __init__(self, id: str | None = None) -> None:  # noqa: A002 - the field's name on the wire
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        """The id in its text form."""
+        if self._id is None:
+            with _making_an_id:
+                if self._id is None:
+                    self._id = uuid7()
+        return self._id
+
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, MessageIdStamp) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"MessageIdStamp(id={self.id!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ context (``asyncio.to_thread``, and every thread that this package starts for a 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -29,6 +30,8 @@ current_unit: ContextVar[Unit | SendBatch | None] = ContextVar("bus_current_unit
 
 # One lock for all units: it is held for a few instructions, and a lock per call would cost more than it saves.
 _lock = threading.Lock()
+# Held across a fork, so that no other thread can hold it then and leave it locked in the child for ever.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Sender(Protocol):
@@ -77,28 +80,18 @@ class Unit:
     A call inside a unit with a transaction joins it, within a savepoint, unless it enlists another database.
     """
 
-    __slots__ = (
-        "_after_failure",
-        "_before_commit",
-        "_held",
-        "_open",
-        "_outer",
-        "_savepoint",
-        "envelope",
-        "resources",
-        "transaction",
-    )
+    # Defaults on the class, and no slots: a unit is made for every call of a handler, and few units need more than two.
+    transaction: Transaction | None = None
+    resources: Mapping[type, Callable[[], object]] | None = None
+    _held: dict[Sender, list[Outgoing]] | None = None
+    _open = True
+    _before_commit: list[Callable[[], None]] | None = None
+    _after_failure: list[Callable[[], None]] | None = None
+    _outer: Unit | None = None
+    _savepoint: str | None = None
 
     def __init__(self, envelope: Envelope, outer: Unit | SendBatch | None = None) -> None:
         self.envelope = envelope
-        self.transaction: Transaction | None = None
-        self.resources: Mapping[type, Callable[[], object]] | None = None
-        self._held: dict[Sender, list[Outgoing]] | None = None
-        self._open = True
-        self._before_commit: list[Callable[[], None]] | None = None
-        self._after_failure: list[Callable[[], None]] | None = None
-        self._outer: Unit | None = None
-        self._savepoint: str | None = None
         if outer is not None and type(outer) is Unit:
             self._outer = outer
             if outer.transaction is not None and outer._open:

@@ -113,7 +113,8 @@ class _Builder:
 
     def _handlers(self, targets: Iterable[Any]) -> list[HandlerDescriptor]:
         handlers: dict[str, HandlerDescriptor] = {}
-        for target in targets:
+        # A handler of __main__ that is also given as an argument is one handler.
+        for target in {id(each): each for each in targets}.values():
             with self._collecting("imports"):
                 for handler in describe_handlers(target, self._container):
                     if handler.name in handlers:

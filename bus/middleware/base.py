@@ -17,6 +17,7 @@ CallNext: TypeAlias = Callable[[Envelope], Envelope]
 class Middleware(Protocol):
     """Stands around a message. Called for every dispatch, here and in the worker, from any thread.
 
+    One with a true attribute ``only_received`` is left out of the way of messages that are being dispatched.
     It returns what ``call_next`` returned, or an envelope of its own without calling it. It keeps no thread lock and
     no thread-local across ``call_next``: an async handler may go on in another thread.
     """

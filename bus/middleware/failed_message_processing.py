@@ -10,6 +10,8 @@ from bus.stamps import ReceivedStamp, SentToFailureTransportStamp
 class FailedMessageProcessingMiddleware:
     """Replaces the transport's name for the handlers, so that their ``from_transport`` still matches."""
 
+    only_received = True
+
     def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         """Show the original receiver of a message that was given up."""
         sent_to_failure = envelope.last(SentToFailureTransportStamp)

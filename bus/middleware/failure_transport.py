@@ -16,6 +16,8 @@ class FailureTransportMiddleware:
     ``failure_transports`` maps a transport to the one that keeps what it gives up, or None.
     """
 
+    only_received = True
+
     def __init__(self, failure_transports: Mapping[str, str | None]) -> None:
         self._failure_transports = failure_transports
         self._are_failure_transports = {name for name in failure_transports.values() if name is not None}

@@ -101,4 +101,6 @@ def call_handler(call: HandlerCall) -> Any:
     """Call the handler itself: the innermost part of the handler stack."""
     if call.handler.is_async:
         return aio.wait(call.handler.invoke(call.envelope))
-    return aio.blocking(call.handler.invoke, call.envelope)
+    if aio.in_greenlet():
+        return aio.blocking(call.handler.invoke, call.envelope)
+    return call.handler.invoke(call.envelope)

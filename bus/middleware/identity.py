@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bus.envelope import Envelope
-from bus.identity import uuid7
 from bus.middleware.base import CallNext
 from bus.stamps import CausationStamp, CorrelationStamp, MessageIdStamp
 from bus.unit import current_unit
@@ -18,7 +17,7 @@ class IdentityMiddleware:
     def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         """Give the message an id unless it has one."""
         if envelope.last(MessageIdStamp) is None:
-            envelope = envelope.with_(MessageIdStamp(uuid7()))
+            envelope = envelope.with_(MessageIdStamp())
             unit = current_unit.get()
             parent = unit.envelope if unit is not None else None
             if parent is not None:

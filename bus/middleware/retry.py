@@ -14,6 +14,8 @@ from bus.stamps import ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
 class RetryMiddleware:
     """Turns the failure of a received message into a RetryDecisionStamp while its transport's policy allows."""
 
+    only_received = True
+
     def __init__(self, strategies: Mapping[str, RetryStrategy], failure_transports: Collection[str]) -> None:
         self._strategies = strategies
         self._failure_transports = failure_transports

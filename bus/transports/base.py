@@ -43,6 +43,8 @@ class Sent:
 
 # One lock for all claims: it is held for two assignments, and a lock per claim would cost more than it saves.
 _beginning = threading.Lock()
+# Held across a fork, so that no other thread can hold it then and leave it locked in the child for ever.
+os.register_at_fork(before=_beginning.acquire, after_in_parent=_beginning.release, after_in_child=_beginning.release)
 
 
 class Claim:

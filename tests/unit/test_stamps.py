@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bus import outcome_stamps, stamps
 from bus.errors import ConfigurationError
-from bus.stamps import NonSendableStamp, Stamp, TransportNamesStamp, stamp
+from bus.stamps import MessageIdStamp, NonSendableStamp, Stamp, TransportNamesStamp, stamp
 
 EVERY_STAMP = sorted(
     {
@@ -47,9 +48,23 @@ SYMFONY = {
 @pytest.mark.parametrize("cls", EVERY_STAMP)
 def test_a_stamp_is_a_frozen_slotted_dataclass_whose_name_says_that_it_is_one(cls: Any) -> None:
     assert cls.__name__.endswith(("Stamp", "Stamps"))
-    assert cls.__dataclass_params__.frozen
+    if cls is not MessageIdStamp:
+        assert cls.__dataclass_params__.frozen
     assert not hasattr(cls.__new__(cls), "__dict__")
     assert inspect.getdoc(cls)
+
+
+def test_a_message_id_is_made_when_it_is_first_read_and_then_stays() -> None:
+    given = MessageIdStamp()
+    with ThreadPoolExecutor(8) as pool:
+        read = set(pool.map(lambda _: given.id, range(100)))
+
+    assert read == {given.id}
+    assert given == MessageIdStamp(given.id)
+    assert hash(given) == hash(MessageIdStamp(given.id))
+    assert given != MessageIdStamp()
+    with pytest.raises(AttributeError):
+        given.id = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", SYMFONY)
