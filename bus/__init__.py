@@ -29,6 +29,7 @@ from bus.errors import (
     TransportError,
     UnrecoverableError,
     ValidationFailedError,
+    WorkerProcessesError,
 )
 from bus.handlers import handler
 from bus.messages import UndecodableMessage, message
@@ -149,6 +150,7 @@ __all__ = [
     "ValidationStamp",
     "Worker",
     "WorkerOptions",
+    "WorkerProcessesError",
     "dispatch",
     "dispatch_async",
     "dispatch_many",

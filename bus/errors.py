@@ -12,6 +12,7 @@ BusError
 │   └── DecodingError               bytes and headers cannot be read
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
 ├── DispatchManyError               some messages of a ``dispatch_many`` failed; one entry per failed message
+├── WorkerProcessesError            worker processes cannot start, keep dying, or did not stop in time
 ├── SendFailedError                 some of several senders failed; says which got the message
 └── TransportError                  something between this process and a broker or store
     ├── SendRefused                 surely not stored: unroutable, too large, not allowed
@@ -131,6 +132,17 @@ class SendFailedError(BusError):
         failed = "; ".join(f'"{name}": {describe(error)}' for name, error in self.errors.items())
         has_it = ", ".join(f'"{name}"' for name in self.sent) or "none"
         super().__init__(f"The message was not sent to {failed} (transports that have it: {has_it})")
+
+
+class WorkerProcessesError(BusError):
+    """Supervised worker processes cannot start, keep dying before they are ready, or did not stop in time.
+
+    ``exit_code`` is what the command line ends with.
+    """
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class TransportError(BusError):

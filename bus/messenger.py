@@ -8,20 +8,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from bus.children import consume_command
 from bus.clock import Clock
 from bus.config.build import build
 from bus.config.discovery import make_working_directory_importable
 from bus.config.loader import load
 from bus.config.schema import MessengerConfig
+from bus.consumption import consume
 from bus.envelope import Envelope
 from bus.errors import BusError, ConfigurationError, UnrecoverableError, did_you_mean, quoted
 from bus.failures import FailedMessages
 from bus.handler_arguments import Container
+from bus.life_line import LifeLine
 from bus.limits import Limits
 from bus.message_bus import MessageBus
-from bus.signals import stop_on_signals
 from bus.stamps import BusNameStamp, FailureDecisionStamp, HandledStamp, ParkDecisionStamp, ReceivedStamp, Stamp
+from bus.stop_requests import stop_requests
 from bus.store.base import Store
+from bus.supervisor import supervise
 from bus.transports.base import Counts
 from bus.transports.transport import Transport
 from bus.worker import Worker, WorkerOptions
@@ -147,13 +151,10 @@ class Messenger:
         Raises:
             ConfigurationError: a name does not exist, or none is given and there are several.
         """
-        if not receivers:
-            if len(self.transports) != 1:
-                raise ConfigurationError(f"name the transports to consume; valid ones are {quoted(self.transports)}")
-            receivers = tuple(self.transports)
+        chosen = self._receivers(receivers)
         forced = self._named(self.buses, "bus", bus) if bus is not None else None
         return Worker(
-            [self._named(self.transports, "transport", name) for name in receivers],
+            chosen,
             lambda envelope: self._dispatch_received(envelope, forced),
             self.settler,
             self.events,
@@ -168,19 +169,58 @@ class Messenger:
         *,
         bus: str | None = None,
         limits: Limits | None = None,
+        processes: int | None = None,
+        app: str | None = None,
+        life_line: LifeLine | None = None,
     ) -> None:
-        """Consume until a limit is reached, or SIGTERM or SIGINT asks to stop. Blocks; call it from the main thread.
+        """Consume until a limit is reached, or a signal or ``stop_workers`` asks to stop. Blocks.
+
+        Call it from the main thread.
+
+        Args:
+            receivers: names of transports; without names, the only one there is.
+            options: how each worker works.
+            bus: the bus for every message, instead of the one that the message names.
+            limits: when it ends; with ``processes`` the time is that of all, the others are those of each.
+            processes: consume in so many processes, and replace those that die; None: in this one.
+            app: ``module:name`` of a messenger, or of a function that makes one: what those processes consume with.
+            life_line: where this is such a process.
 
         Raises:
-            ConfigurationError: a name does not exist.
+            ConfigurationError: a name does not exist, or ``processes`` is given without an ``app``.
             AccessDeniedError: a server refuses the credentials at the start.
+            WorkerProcessesError: the processes cannot start, keep dying, or did not stop in time.
         """
         options = options or WorkerOptions()
-        worker = self.worker(receivers, options, bus=bus)
-        if limits is not None:
-            limits.watch(worker, self.events)
-        with stop_on_signals(worker, options.shutdown_timeout):
-            worker.run()
+        if processes is None:
+            worker = self.worker(receivers, options, bus=bus)
+            consume(worker, options.shutdown_timeout, limits, stop_requests(self.store), life_line)
+            return
+        if app is None:
+            raise ConfigurationError(
+                f"consume(processes={processes}) starts processes that need a messenger of their own: "
+                'say with app="module:name" where a function that makes it, or the messenger itself, can be imported.'
+            )
+        names = [each.name for each in self._receivers(receivers)]
+        supervise(
+            consume_command(names, options, bus=bus, limits=limits, global_options=(f"--app={app}",)),
+            processes,
+            shutdown_timeout=options.shutdown_timeout,
+            time_limit=limits.seconds if limits is not None else None,
+        )
+
+    def stop_workers(self) -> bool:
+        """Ask every worker that runs now and shares the store to stop, within 5 s, when it has finished its handlers.
+
+        False: the store is shared with nobody, so only this user's workers on this host were asked.
+
+        Raises:
+            TransportError: the store cannot be reached.
+            ConfigurationError: somebody else holds the folder where the workers of this host look.
+        """
+        requests = stop_requests(self.store)
+        requests.leave()
+        return requests.reaches_other_hosts
 
     def stats(self, names: Sequence[str] = ()) -> list[TransportStats]:
         """Count the messages of these transports, or of all of them."""
@@ -230,6 +270,11 @@ class Messenger:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _receivers(self, names: Sequence[str]) -> list[Transport]:
+        if not names and len(self.transports) != 1:
+            raise ConfigurationError(f"name the transports to consume; valid ones are {quoted(self.transports)}")
+        return self._chosen(names)
 
     def _chosen(self, names: Sequence[str]) -> list[Transport]:
         return [self.transport(name) for name in names or self.transports]

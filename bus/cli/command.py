@@ -24,6 +24,14 @@ def global_options() -> list[click.Option]:
             help="The configuration file; without it messenger.yaml is looked for here and in config/.",
         ),
         click.Option(
+            ["--app"],
+            metavar="MODULE:NAME",
+            envvar="BUS_APP",
+            expose_value=False,
+            callback=_remember,
+            help="A messenger, or a function that makes one, instead of a configuration file.",
+        ),
+        click.Option(
             ["--ansi/--no-ansi"],
             default=None,
             envvar="BUS_ANSI",

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from bus.children import consume_command
 from bus.cli import exit_codes
 from bus.cli.command import BusCommand, pass_settings
+from bus.cli.main import failure_of
 from bus.cli.parameters import duration, fetch_size, must_exist, seconds, size
-from bus.cli.settings import Settings
-from bus.errors import ConfigurationError, quoted
+from bus.cli.selection import Selection
+from bus.cli.settings import Settings, warn_of_a_shadow
+from bus.config.loader import load
+from bus.errors import describe
 from bus.events import MessageSettled
+from bus.life_line import LifeLine
 from bus.limits import Limits
 from bus.log_context import log_context, message_id_of
-from bus.messenger import Messenger
+from bus.supervisor import supervise
+from bus.transports.dsn import Dsn
 from bus.waiting import type_name_of
 from bus.worker_options import WorkerOptions
 
@@ -45,7 +51,16 @@ _AT_LEAST_1 = click.IntRange(min=1)
 )
 @click.option("--bus", "bus_name", metavar="NAME", help="Handle every message on this bus, not on the one it names.")
 @click.option("--queues", multiple=True, metavar="NAME", help="Read only this queue of the transports.")
-@click.option("--concurrency", type=_AT_LEAST_1, default=1, show_default=True, help="Messages handled at once.")
+@click.option(
+    "--processes",
+    type=_AT_LEAST_1,
+    metavar="NUMBER",
+    help="Consume in so many processes, and replace those that die; without it, in this process.",
+)
+@click.option("--reload", is_flag=True, help="Replace the processes when code below this folder changes.")
+@click.option(
+    "--concurrency", type=_AT_LEAST_1, default=1, show_default=True, help="Messages that a process handles at once."
+)
 @click.option(
     "--fetch-size",
     type=fetch_size,
@@ -63,6 +78,8 @@ _AT_LEAST_1 = click.IntRange(min=1)
     help="How long running handlers get after SIGTERM or Ctrl-C.",
 )
 @click.option("--fail-fast", is_flag=True, help="End when a transport cannot be read, instead of trying again.")
+@click.option("--life-line", "life_line_fd", type=int, hidden=True, allow_from_autoenv=False)
+@click.option("--stop-request", hidden=True, allow_from_autoenv=False)
 @pass_settings
 def command(
     settings: Settings,
@@ -71,19 +88,47 @@ def command(
     every: bool,
     excluded: tuple[str, ...],
     bus_name: str | None,
+    processes: int | None,
+    reload: bool,
+    life_line_fd: int | None,
+    stop_request: str | None,
     **options: Any,
 ) -> None:
     """Handle messages from transports.
 
     RECEIVERS are transports; what comes from the first one goes first. Without a name the only transport is taken.
-    SIGTERM and Ctrl-C finish what is being handled and give back the rest.
+    SIGTERM and Ctrl-C finish what is being handled and give back the rest. With --processes or --reload SIGHUP replaces
+    the processes one by one; the time limit is that of all, the other limits are those of each.
     """
-    with settings.messenger() as messenger:
-        chosen = _chosen(messenger, receivers, every=every, excluded=excluded)
+    selection = Selection(receivers, every, excluded, ask=life_line_fd is None)
+    if life_line_fd is None and (processes is not None or reload):
+        limits = _limits(options)
+        supervise(
+            consume_command(
+                _receivers_of_processes(settings, selection),
+                _worker_options(options),
+                bus=bus_name,
+                limits=limits,
+                global_options=settings.as_arguments(),
+            ),
+            processes or 1,
+            shutdown_timeout=options["shutdown_timeout"],
+            time_limit=limits.seconds,
+            reload=reload,
+        )
+        return
+    life_line = LifeLine(life_line_fd, stop_request) if life_line_fd is not None else None
+    with _errors_told_to(life_line, settings), settings.messenger() as messenger:
         must_exist("bus", [bus_name] if bus_name else [], messenger.buses)
         if settings.verbosity:
             messenger.events.on(MessageSettled, _log_handled)
-        messenger.consume(chosen, _worker_options(options), bus=bus_name, limits=_limits(options))
+        messenger.consume(
+            selection.of(messenger.transports, set(messenger.failure_transports.values())),
+            _worker_options(options),
+            bus=bus_name,
+            limits=_limits(options),
+            life_line=life_line,
+        )
 
 
 def _worker_options(options: dict[str, Any]) -> WorkerOptions:
@@ -107,23 +152,38 @@ def _limits(options: dict[str, Any]) -> Limits:
     )
 
 
-def _chosen(messenger: Messenger, names: tuple[str, ...], *, every: bool, excluded: tuple[str, ...]) -> Sequence[str]:
-    must_exist("receiver", [*names, *excluded], messenger.transports)
-    if excluded and not every:
-        raise click.UsageError("--exclude-receivers goes with --all.")
-    if names and every:
-        raise click.UsageError("Give names of receivers, or --all.")
-    if names:
-        return tuple(dict.fromkeys(names))
-    failure_transports = set(messenger.failure_transports.values())
-    candidates = [name for name in messenger.transports if name not in {*failure_transports, *excluded}]
-    if not candidates:
-        raise ConfigurationError("There is no transport to consume from, failure transports excepted.")
-    if every or len(candidates) == 1:
-        return candidates
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"Name the receivers, or give --all; there are {quoted(messenger.transports)}.")
-    return [click.prompt("Receiver", type=click.Choice(list(messenger.transports)), err=True)]
+def _receivers_of_processes(settings: Settings, selection: Selection) -> list[str]:
+    """Return the receivers as arguments. Nothing of the application is imported: that is what may crash."""
+    if settings.app is not None:
+        return selection.as_arguments()
+    config = load(settings.config_file())
+    warn_of_a_shadow(settings.output)
+    transports = [name for name, each in config.transports.items() if Dsn.parse(each.dsn).scheme != "sync"]
+    chosen = selection.of(transports, {config.failure_transport_of(name) for name in transports})
+    return selection.as_arguments() if selection.every else chosen
+
+
+@contextmanager
+def _errors_told_to(life_line: LifeLine | None, settings: Settings) -> Iterator[None]:
+    """Have the supervisor say why this process ends, once for all of them; -vv says it here too, with the trace."""
+    try:
+        yield
+    except BaseException as error:
+        if life_line is None or isinstance(error, click.exceptions.Exit):
+            raise
+        text, exit_code = _failure_of(error)
+        life_line.report_error(exit_code, text)
+        if settings.verbosity > 1:
+            raise
+        raise click.exceptions.Exit(exit_code) from None
+
+
+def _failure_of(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, Exception):
+        return failure_of(error)
+    return describe(error), exit_codes.FAILED
 
 
 def _log_handled(event: MessageSettled) -> None:

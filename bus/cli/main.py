@@ -14,7 +14,7 @@ from bus.cli import exit_codes
 from bus.cli.command import BusGroup
 from bus.cli.output import printable_lines
 from bus.cli.settings import Settings
-from bus.errors import BusError, ConfigurationError, TransportError, describe, did_you_mean
+from bus.errors import BusError, ConfigurationError, TransportError, WorkerProcessesError, describe, did_you_mean
 
 # What each command does stands here as well, so that the help of the whole loads none of them.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stats": ("bus.cli.stats", "Count the messages in the transports."),
     "setup-transports": ("bus.cli.setup_transports", "Create what the transports need on their servers."),
     "failed": ("bus.cli.failed", "Show, retry and remove failed messages."),
+    "stop-workers": ("bus.cli.stop_workers", "Ask every running worker to stop."),
     "show": ("bus.cli.show", "Look at waiting messages without consuming them."),
     "debug": ("bus.cli.debug", "Show messages, handlers and both stacks."),
     "config": ("bus.cli.config", "Check the configuration, print its schema."),
@@ -74,6 +75,8 @@ def failure_of(error: Exception) -> tuple[str, int]:
     """Return what a person is told of an error, and the exit code that a script is told."""
     if isinstance(error, ConfigurationError):
         return str(error), exit_codes.CONFIGURATION
+    if isinstance(error, WorkerProcessesError):
+        return str(error), error.exit_code
     if isinstance(error, TransportError):
         return str(error), exit_codes.UNREACHABLE
     if isinstance(error, BusError):

@@ -21,6 +21,7 @@ class Settings:
     """The global options of one run of the command. ``verbosity`` counts the ``-v``."""
 
     config: str | None = None
+    app: str | None = None
     ansi: bool | None = None
     verbosity: int = 0
 
@@ -45,15 +46,41 @@ class Settings:
             )
         return path
 
+    def as_arguments(self) -> list[str]:
+        """Return the options as the command line of another process says them."""
+        named = {"--config": self.config, "--app": self.app}
+        given = [f"{name}={value}" for name, value in named.items() if value is not None]
+        if self.ansi is not None:
+            given.append("--ansi" if self.ansi else "--no-ansi")
+        return given + ["--verbose"] * self.verbosity
+
     @contextmanager
     def messenger(self) -> Iterator[Messenger]:
-        """Build the messenger of the configuration file, and close it afterwards."""
+        """Build the messenger of the application or of the configuration file, and close it afterwards."""
         from bus.messenger import Messenger
 
+        if self.app is not None:
+            with _messenger_of(self.app) as messenger:
+                yield messenger
+            return
         path = self.config_file()
         warn_of_a_shadow(self.output)
         with Messenger.from_yaml(path) as messenger:
             yield messenger
+
+
+def _messenger_of(app: str) -> Messenger:
+    from bus.config.discovery import import_object
+    from bus.messenger import Messenger
+
+    found = import_object(app)
+    messenger = found() if callable(found) else found
+    if not isinstance(messenger, Messenger):
+        raise ConfigurationError(
+            f'--app "{app}" is of the type "{type(messenger).__qualname__}"; expected a Messenger, or a function that '
+            "returns one."
+        )
+    return messenger
 
 
 def warn_of_a_shadow(output: Output) -> None:

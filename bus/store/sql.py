@@ -96,7 +96,10 @@ class SqlStore:
             return None if found is None else _text(found[0])
 
         joined = transaction_on(self._database.name)
-        return look(joined.cursor()) if joined is not None else self._database.read(look)
+        if joined is not None:
+            return look(joined.cursor())
+        # Looking creates no file where there is none.
+        return self._database.read(look) if self._database.path.exists() else None
 
     # --- who lives ---
 

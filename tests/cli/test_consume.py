@@ -101,7 +101,8 @@ def test_all_means_every_transport_but_failure_transports_and_excluded_ones(shop
         (["async", "--memory-limit", "lots"], "--memory-limit"),
         (["async", "--fetch-size", "0"], 'expected "auto" or a number from 1 up'),
         (["async", "--shutdown-timeout", "25"], "the number 25 has no unit"),
-        (["async", "--processes", "2"], "No such option"),
+        (["async", "--processes", "0"], "is not in the range"),
+        (["no_such", "--processes", "2"], 'no receiver "no_such"'),
     ],
 )
 def test_a_wrong_command_line_is_a_usage_error(shop: Shop, arguments: list[str], text: str) -> None:

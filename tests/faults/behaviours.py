@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from bus import RedeliveryStamp, UnrecoverableError
 from bus.envelope import Envelope
+from bus.stamps import ClaimStamp
 from tests.faults.waiting import wait_until
 
 Behaviour = Callable[[float, Envelope], None]
@@ -65,6 +67,18 @@ def _hold_a_transaction(argument: float, envelope: Envelope) -> None:
 def _kill_itself(argument: float, envelope: Envelope) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
     signal.pause()
+
+
+def _kill_itself_once(argument: float, envelope: Envelope) -> None:
+    """Die at the first delivery; at the second one all is well."""
+    stamp = envelope.last(ClaimStamp)
+    if stamp is not None and stamp.claim.deliveries == 1:
+        _kill_itself(argument, envelope)
+
+
+def _hold_the_interpreter(argument: float, envelope: Envelope) -> None:
+    """Spend years in one C call that lets no other thread run."""
+    re.fullmatch("(a+)+b", "a" * 60)
 
 
 def _leave_as_if_done(argument: float, envelope: Envelope) -> None:
@@ -150,6 +164,8 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "never return": _never_return,
     "hold a transaction": _hold_a_transaction,
     "kill itself": _kill_itself,
+    "kill itself once": _kill_itself_once,
+    "hold the interpreter": _hold_the_interpreter,
     "leave as if done": _leave_as_if_done,
     "segfault": _segfault,
     "abort": _abort,

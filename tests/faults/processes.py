@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.waiting import PATIENCE, wait_until
@@ -26,6 +27,8 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # A process group of its own, so that a signal to all of it does not reach the tests.
+            start_new_session=True,
         )
         self.pid = self._popen.pid
         self._lines: list[str] = []
@@ -67,6 +70,11 @@ class Process:
         if self.alive:
             self._popen.send_signal(number)
 
+    def send_to_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started, as a terminal does."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
     def kill(self) -> None:
         """End it by SIGKILL and wait for its end."""
         self.send(signal.SIGKILL)
@@ -104,7 +112,8 @@ class Processes:
 
     def end_all(self) -> None:
         for process in self._started:
-            process.kill()
+            process.send_to_group(signal.SIGKILL)
+            process.wait()
         self._started.clear()
 
 
