@@ -8,8 +8,10 @@ BusError
 │   ├── NoHandlerError              no handler for a message
 │   ├── NoSenderError               no transport for a message, on a bus that asks for one
 │   ├── ValidationFailedError       a message is not valid; carries every violation
+│   ├── MissingMessageIdError       idempotency is asked for, and the message has no stable id
 │   ├── EncodingError               a message or stamp cannot be written
 │   └── DecodingError               bytes and headers cannot be read
+├── InProgressElsewhereError        another call has claimed this message; it is postponed, which is no attempt
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
 ├── DispatchManyError               some messages of a ``dispatch_many`` failed; one entry per failed message
 ├── WorkerProcessesError            worker processes cannot start, keep dying, or did not stop in time
@@ -84,12 +86,20 @@ class ValidationFailedError(UnrecoverableError):
         super().__init__(f'The message "{type(message).__qualname__}" is not valid: {"; ".join(self.violations)}')
 
 
+class MissingMessageIdError(UnrecoverableError):
+    """Nothing tells this message from another one, so that it cannot be handled exactly once."""
+
+
 class EncodingError(UnrecoverableError):
     """A message or one of its stamps cannot be written to the wire."""
 
 
 class DecodingError(UnrecoverableError):
     """Bytes and headers from the wire cannot be read as a message."""
+
+
+class InProgressElsewhereError(BusError):
+    """Another call has claimed this message for the same handler. It is postponed, which is no attempt."""
 
 
 class HandlerFailedError(BusError):

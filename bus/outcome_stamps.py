@@ -44,15 +44,18 @@ def parked(envelope: Envelope, error: BaseException) -> Envelope:
     return with_error(envelope, error).without(PostponedStamp)
 
 
-def postponed(envelope: Envelope, *, is_given_up: bool) -> Envelope:
-    """Return the message as it is put back without an attempt.
+def postponed(envelope: Envelope, receiver: str, *, is_given_up: bool) -> Envelope:
+    """Return the message as it is put back into ``receiver`` without an attempt.
 
-    One that is given up, and only that one, keeps the mark of it: it waits for its failure transport.
+    Only one that ``receiver`` gives up keeps the mark of it: it waits for its failure transport. In a failure
+    transport the mark tells where a message came from, and stays.
     """
     last = envelope.last(PostponedStamp)
     count = max(0, last.count) + 1 if last is not None else 1
-    dropped = (PostponedStamp,) if is_given_up else (PostponedStamp, SentToFailureTransportStamp)
-    return envelope.without(*dropped).with_(PostponedStamp(count))
+    mark = envelope.last(SentToFailureTransportStamp)
+    if not is_given_up and mark is not None and mark.original_receiver_name == receiver:
+        envelope = envelope.without(SentToFailureTransportStamp)
+    return envelope.without(PostponedStamp).with_(PostponedStamp(count))
 
 
 def waits_for_failure_transport(envelope: Envelope, receiver: str) -> bool:

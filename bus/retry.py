@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bus.errors import HandlerFailedError, RecoverableError, UnrecoverableError
+from bus.errors import HandlerFailedError, InProgressElsewhereError, RecoverableError, UnrecoverableError
 
 _LONGEST_DELAY = 30 * 24 * 3600 * 1000  # milliseconds; every transport keeps a delay of 30 days
 
@@ -61,8 +61,9 @@ def delay_before_retry(policy: RetryStrategy, error: BaseException, attempt: int
 
     Return the milliseconds to wait, or None to give up. A RecoverableError is tried again within ``max_retries``, with
     its own delay if it has one; when all causes are Unrecoverable there is no retry; otherwise the policy decides.
+    What is in progress elsewhere has not failed and has no say.
     """
-    causes = causes_of(error)
+    causes = [each for each in causes_of(error) if not isinstance(each, InProgressElsewhereError)]
     recoverable = next((each for each in causes if isinstance(each, RecoverableError)), None)
     if recoverable is None and all(isinstance(each, UnrecoverableError) for each in causes):
         return None
@@ -71,6 +72,11 @@ def delay_before_retry(policy: RetryStrategy, error: BaseException, attempt: int
     if recoverable is not None and recoverable.retry_delay is not None:
         return max(0, min(recoverable.retry_delay, _LONGEST_DELAY))
     return policy.get_delay(attempt)
+
+
+def is_in_progress_elsewhere(error: BaseException) -> bool:
+    """Tell whether nothing failed: every handler that did not succeed is in progress elsewhere."""
+    return all(isinstance(each, InProgressElsewhereError) for each in causes_of(error))
 
 
 def causes_of(error: BaseException) -> Sequence[BaseException]:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast, get_args
 
 from bus import failpoints
 from bus.envelope import Envelope
@@ -42,6 +42,7 @@ from bus.stamps import (
     ClaimStamp,
     FailureDecisionStamp,
     ParkDecisionStamp,
+    PostponeDecisionStamp,
     PostponedStamp,
     ReceivedStamp,
     RetryDecisionStamp,
@@ -55,7 +56,8 @@ _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | 
 
 _FIRST_POSTPONEMENT: Final = 1_000  # milliseconds, doubling
 _LONGEST_POSTPONEMENT: Final = 30_000
-_DECISIONS: Final = frozenset({RetryDecisionStamp, FailureDecisionStamp, ParkDecisionStamp})
+_Decision: TypeAlias = RetryDecisionStamp | PostponeDecisionStamp | FailureDecisionStamp | ParkDecisionStamp
+_DECISIONS: Final = frozenset(get_args(_Decision))
 
 
 class Settler:
@@ -124,6 +126,8 @@ class Settler:
         envelope = attempted(received, result)
         if isinstance(decision, RetryDecisionStamp):
             return _retry(transport, envelope, decision), decision.error
+        if isinstance(decision, PostponeDecisionStamp):
+            return _wait_for_the_other(transport, envelope, decision.error), decision.error
         if isinstance(decision, ParkDecisionStamp):
             return _park(transport, envelope, decision.error), decision.error
         failed = given_up(envelope, transport.name, claim.origin, decision.error, _now(transport))
@@ -183,10 +187,10 @@ class Settler:
         return self._transports[name], claim
 
 
-def _decision_of(result: Envelope) -> RetryDecisionStamp | FailureDecisionStamp | ParkDecisionStamp | None:
+def _decision_of(result: Envelope) -> _Decision | None:
     for stamp in reversed(result.stamps):
         if type(stamp) in _DECISIONS:
-            return cast("RetryDecisionStamp | FailureDecisionStamp | ParkDecisionStamp", stamp)
+            return cast("_Decision", stamp)
     return None
 
 
@@ -219,11 +223,7 @@ def _park(transport: Transport, envelope: Envelope, error: BaseException) -> Out
 
 def _postpone(transport: Transport, envelope: Envelope, problem: Exception, target_name: str | None = None) -> Outcome:
     """Put a message back for a while; this is no attempt. With ``target_name`` it waits for that transport only."""
-    again = postponed(envelope, is_given_up=target_name is not None)
-    count = cast("PostponedStamp", again.last(PostponedStamp)).count
-    # The count comes from the wire and may be anything.
-    delay = min(_FIRST_POSTPONEMENT * 2 ** min(count - 1, 16), _LONGEST_POSTPONEMENT)
-    transport.requeue(again, delay)
+    delay = _put_back(transport, postponed(envelope, transport.name, is_given_up=target_name is not None))
     needs_a_person = isinstance(problem, SendRefused | AccessDeniedError)
     logger.log(
         logging.ERROR if needs_a_person else logging.WARNING,
@@ -237,6 +237,29 @@ def _postpone(transport: Transport, envelope: Envelope, problem: Exception, targ
         extra=log_context(envelope, transport.name),
     )
     return "postponed"
+
+
+def _wait_for_the_other(transport: Transport, envelope: Envelope, error: BaseException) -> Outcome:
+    """Put a message back until the call that has claimed it is done; this is no attempt."""
+    delay = _put_back(transport, postponed(envelope, transport.name, is_given_up=False))
+    logger.info(
+        'Message %s of "%s" is put back for %s ms: %s',
+        message_id_of(envelope),
+        transport.name,
+        delay,
+        _reason(error),
+        extra=log_context(envelope, transport.name),
+    )
+    return "postponed"
+
+
+def _put_back(transport: Transport, again: Envelope) -> int:
+    """Requeue a postponed message and return after how many milliseconds it comes back."""
+    count = cast("PostponedStamp", again.last(PostponedStamp)).count
+    # The count comes from the wire and may be anything.
+    delay = min(_FIRST_POSTPONEMENT << min(count - 1, 16), _LONGEST_POSTPONEMENT)
+    transport.requeue(again, delay)
+    return delay
 
 
 def _discard(transport: Transport, envelope: Envelope, error: BaseException) -> Outcome:

@@ -334,6 +334,18 @@ class ParkDecisionStamp(NonSendableStamp):
 
 
 @dataclass(frozen=True, slots=True)
+class PostponeDecisionStamp(NonSendableStamp):
+    """Nothing failed, but handlers of the message are in progress elsewhere: it shall come back later."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class RandomIdStamp(NonSendableStamp):
+    """The message came without an id; the one that it bears now is not the one of its next delivery."""
+
+
+@dataclass(frozen=True, slots=True)
 class SqlReceivedStamp(NonSendableStamp):
     """Where the message stood in a SQL transport."""
 

@@ -82,10 +82,10 @@ class Unit:
 
     # Defaults on the class, and no slots: a unit is made for every call of a handler, and few units need more than two.
     transaction: Transaction | None = None
-    resources: Mapping[type, Callable[[], object]] | None = None
     _held: dict[Sender, list[Outgoing]] | None = None
     _open = True
     _before_commit: list[Callable[[], None]] | None = None
+    _after_commit: list[Callable[[], None]] | None = None
     _after_failure: list[Callable[[], None]] | None = None
     _outer: Unit | None = None
     _savepoint: str | None = None
@@ -108,6 +108,12 @@ class Unit:
         if self._before_commit is None:
             self._before_commit = []
         self._before_commit.append(write)
+
+    def after_commit(self, note: Callable[[], None]) -> None:
+        """Have something done once the unit's transaction is committed. It must not raise."""
+        if self._after_commit is None:
+            self._after_commit = []
+        self._after_commit.append(note)
 
     def after_failure(self, undo: Callable[[], None]) -> None:
         """Have something undone when the unit has failed and was rolled back."""
@@ -183,6 +189,8 @@ class Unit:
         transaction.commit()
         self.transaction = None
         failpoints.reach("after_commit")
+        for note in self._after_commit or ():
+            note()
         transaction.relay()
 
     def _roll_back(self, transaction: Transaction) -> None:
@@ -211,6 +219,8 @@ class Unit:
                 outer.hold(sender, outgoing)
         for write in self._before_commit or ():
             outer.before_commit(write)
+        for note in self._after_commit or ():
+            outer.after_commit(note)
         for undo in self._after_failure or ():
             outer.after_failure(undo)
         self.transaction = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bus import aio
+from bus import aio, failpoints
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError, NoHandlerError
 from bus.handler_arguments import check_given
@@ -77,6 +77,7 @@ class HandleMiddleware:
         token = current_unit.set(unit)
         try:
             result = self._call(HandlerCall(envelope, handler, unit))
+            failpoints.reach("handler_done")
             unit.succeed()
         except BaseException:
             unit.fail()

@@ -1,4 +1,4 @@
-"""Decides that a received message is tried again. It does no I/O: settlement carries the decision out."""
+"""Decides that a received message is tried again, or postponed. It does no I/O: settlement carries the decision out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Collection, Mapping
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError
 from bus.middleware.base import CallNext
-from bus.retry import RetryStrategy, delay_before_retry
-from bus.stamps import ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
+from bus.retry import RetryStrategy, delay_before_retry, is_in_progress_elsewhere
+from bus.stamps import PostponeDecisionStamp, ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
 
 
 class RetryMiddleware:
-    """Turns the failure of a received message into a RetryDecisionStamp while its transport's policy allows."""
+    """Turns the failure of a received message into a RetryDecisionStamp while its transport's policy allows.
+
+    Where nothing failed and a handler is in progress elsewhere, it becomes a PostponeDecisionStamp.
+    """
 
     only_received = True
 
@@ -26,6 +29,9 @@ class RetryMiddleware:
             return call_next(envelope)
         except BaseException as error:
             received = envelope.last(ReceivedStamp)
+            attempted = error.envelope if isinstance(error, HandlerFailedError) else envelope
+            if received is not None and is_in_progress_elsewhere(error):
+                return attempted.with_(PostponeDecisionStamp(error))
             if received is None or received.transport_name in self._failure_transports:
                 raise
             redelivery = envelope.last(RedeliveryStamp)
@@ -33,5 +39,4 @@ class RetryMiddleware:
             delay = delay_before_retry(self._strategies[received.transport_name], error, attempt)
             if delay is None:
                 raise
-            attempted = error.envelope if isinstance(error, HandlerFailedError) else envelope
             return attempted.with_(RetryDecisionStamp(delay, error))

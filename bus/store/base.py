@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from bus.unit import Transaction
+
 
 class Store(Protocol):
     """Keeps texts by key, for all processes that share it.
@@ -44,3 +46,11 @@ class KnowsTheLiving(Protocol):
 
     def is_alive(self, owner: str) -> bool:
         """Tell whether the process that got this token lives."""
+
+
+@runtime_checkable
+class JoinsTransactions(Protocol):
+    """A store in a database: its steps are part of the handler's transaction where that is on the same one."""
+
+    def joins(self, transaction: Transaction) -> bool:
+        """Tell whether steps made now, in the same context, are part of this transaction."""

@@ -35,7 +35,7 @@ from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock, SystemClock
 from bus.errors import AccessDeniedError, TransportError
 from bus.transports.sql.connection import DIALECT, Database
-from bus.unit import transaction_on
+from bus.unit import Transaction, transaction_on
 
 TABLE_NAME: Final = "messenger_store"
 
@@ -100,6 +100,10 @@ class SqlStore:
             return look(joined.cursor())
         # Looking creates no file where there is none.
         return self._database.read(look) if self._database.path.exists() else None
+
+    def joins(self, transaction: Transaction) -> bool:
+        """Tell whether a transaction is on this database."""
+        return transaction.database == self._database.name
 
     # --- who lives ---
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from bus.errors import TransportError
 from bus.stamps import NonSendableStamp
@@ -59,7 +59,10 @@ class Claim:
             outside the process, so a message that kills its worker cannot hide; giving back does not raise it.
         origin: the queue, topic+group or stream+group that it came from; retry queues report the main one.
         native: the driver's ``*ReceivedStamp``, or None.
+        has_stable_id: whether ``transport_id`` is the same at every delivery of this copy.
     """
+
+    has_stable_id: ClassVar[bool] = True
 
     __slots__ = ("_begun", "_pid", "_settled", "_withdrawn", "deliveries", "native", "origin", "transport_id")
 

@@ -20,6 +20,7 @@ from bus.stamps import (
     PartitionKeyStamp,
     PeekedStamp,
     PriorityStamp,
+    RandomIdStamp,
     ReceivedStamp,
     RedeliveryStamp,
     Stamp,
@@ -158,8 +159,10 @@ class Codec:
             stamps.append(claim.native)
         if not has_transport_id:
             stamps.append(TransportMessageIdStamp(transport_id))
-        if not has_message_id:
+        if not has_message_id and claim.has_stable_id:
             stamps.append(self._derived_id(transport_id, encoded.body))
+        elif not has_message_id:
+            stamps += (MessageIdStamp(identity.uuid7()), RandomIdStamp())
         return Envelope(envelope.message, (*envelope.stamps, *stamps))
 
     def _derived_id(self, transport_id: str | int, body: bytes) -> MessageIdStamp:
