@@ -19,7 +19,9 @@ from bus.errors import (
     DispatchManyError,
     EncodingError,
     HandlerFailedError,
+    InProgressElsewhereError,
     MissingExtraError,
+    MissingMessageIdError,
     NoHandlerError,
     NoSenderError,
     RecoverableError,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from bus.message_bus import MessageBus
     from bus.messenger import Messenger
     from bus.middleware.base import HandlerCall, HandlerMiddleware, Middleware
+    from bus.middleware.idempotency import IdempotencyMiddleware
     from bus.store.base import Store
     from bus.store.memory import MemoryStore
     from bus.store.sql import SqlStore
@@ -76,6 +79,7 @@ _LAZY = {
     "BusConfig": "bus.config.schema",
     "HandlerCall": "bus.middleware.base",
     "HandlerMiddleware": "bus.middleware.base",
+    "IdempotencyMiddleware": "bus.middleware.idempotency",
     "MemoryStore": "bus.store.memory",
     "MessageBus": "bus.message_bus",
     "Messenger": "bus.messenger",
@@ -113,6 +117,8 @@ __all__ = [
     "HandlerFailedError",
     "HandlerMiddleware",
     "HeldStamp",
+    "IdempotencyMiddleware",
+    "InProgressElsewhereError",
     "MemoryStore",
     "MessageBus",
     "MessageIdStamp",
@@ -121,6 +127,7 @@ __all__ = [
     "Middleware",
     "MiddlewareConfig",
     "MissingExtraError",
+    "MissingMessageIdError",
     "NoHandlerError",
     "NoSenderError",
     "NonSendableStamp",

@@ -87,7 +87,7 @@ class Messenger:
         self.failure_transports = parts.failure_transports
         self.events = parts.events
         self.settler = parts.settler
-        self._store = parts.store
+        self._stores = parts.stores
 
     @classmethod
     def from_yaml(
@@ -116,7 +116,7 @@ class Messenger:
         Raises:
             ConfigurationError: it names a connection that does not exist.
         """
-        return self._store.get()
+        return self._stores.shared.get()
 
     def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message on the default bus; see MessageBus.dispatch."""
@@ -258,10 +258,10 @@ class Messenger:
         return self._named(self.transports, "transport", name)
 
     def close(self) -> None:
-        """Close every transport and the store. Idempotent."""
+        """Close every transport and every store. Idempotent."""
         for transport in self.transports.values():
             transport.close()
-        self._store.close()
+        self._stores.close()
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,8 @@ from bus.config.checks import check
 from bus.config.discovery import Discovered, discover, import_module, import_object
 from bus.config.nodes import below
 from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
-from bus.config.stack import Wiring, build_bus
+from bus.config.stack import build_bus
+from bus.config.wiring import Wiring
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError, describe, did_you_mean
 from bus.events import Events
@@ -26,7 +27,7 @@ from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.serializer import JsonSerializer, Serializer
 from bus.settlement import Settler
-from bus.store.registry import StoreFactory
+from bus.store.registry import Stores
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext, create_driver
 from bus.transports.sync import SyncTransport
@@ -48,7 +49,7 @@ class Parts:
     failure_transports: Mapping[str, str | None]
     events: Events
     settler: Settler
-    store: StoreFactory
+    stores: Stores
 
 
 class _Builder:
@@ -68,9 +69,10 @@ class _Builder:
         handlers = self._handlers([*found.handlers, *targets])
         types = self._types(found, handlers)
         routing = self._routing(types)
-        self._stop_at_problems()
         context = DriverContext(connections=self._config.connections, clock=self._clock)
-        store = self._store(self._config.store, context)
+        stores = self._stores(context)
+        self._stop_at_problems()
+        assert stores is not None
         transports = self._transports(found, types, context)
         given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}
         wiring = Wiring(
@@ -80,12 +82,12 @@ class _Builder:
             strategies={name: self._strategy(name, each) for name, each in self._config.transports.items()},
             aliases=self._config.aliases,
             container=self._container,
+            stores=stores,
         )
         configured = self._config.buses or {DEFAULT_BUS: BusConfig()}
         buses = {name: self._bus(name, each, handlers, wiring) for name, each in configured.items()}
         self._check_buses_of(handlers, configured)
         self._stop_at_problems()
-        assert store is not None
         events = Events()
         real = {name: each for name, each in transports.items() if isinstance(each, Transport)}
         return Parts(
@@ -98,7 +100,7 @@ class _Builder:
             failure_transports=given_up_to,
             events=events,
             settler=Settler(real, given_up_to, events),
-            store=store,
+            stores=stores,
         )
 
     def _discover(self, imports: Iterable[str]) -> Discovered:
@@ -151,9 +153,9 @@ class _Builder:
 
         return Routing(self._config.routing, types, resolve)
 
-    def _store(self, dsn: str, context: DriverContext) -> StoreFactory | None:
+    def _stores(self, context: DriverContext) -> Stores | None:
         with self._collecting("store"):
-            return StoreFactory(dsn, context)
+            return Stores(self._config.store, context)
         return None
 
     def _transports(

@@ -127,8 +127,12 @@ _ARGUMENTS: Mapping[str, Spec] = {
         doc="Handles a message once.",
         keys={
             "store": Text(doc="Where it is remembered; without it, the shared store."),
-            "ttl": Duration(doc="How long it is remembered."),
-            "missing_id": Text(choices=("hash", "handle"), doc="What to do with a message without a stable id."),
+            "ttl": Duration(doc="How long it is remembered, longer than all retries take; without it, for ever."),
+            "missing_id": Text(
+                choices=("error", "hash", "handle"),
+                default="error",
+                doc="What to do with a message without a stable id.",
+            ),
         },
     ),
     "deduplicate": Keys(

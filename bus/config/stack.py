@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bus.config.discovery import import_object
+from bus.config.handler_middleware import FACTORIES, OUTERMOST
 from bus.config.schema import BusConfig, MiddlewareConfig
+from bus.config.wiring import Wiring
 from bus.errors import ConfigurationError, describe, did_you_mean, quoted
-from bus.handler_arguments import Container
 from bus.handlers import HandlersLocator
 from bus.message_bus import MessageBus
 from bus.middleware.base import HandlerCall, Middleware
@@ -24,28 +23,12 @@ from bus.middleware.identity import IdentityMiddleware
 from bus.middleware.retry import RetryMiddleware
 from bus.middleware.send import SendMiddleware
 from bus.middleware.validation import ValidationMiddleware
-from bus.retry import RetryStrategy
-from bus.routing import Routing
-from bus.transports.sync import SyncTransport
-from bus.transports.transport import Transport
 
 # Names that a configuration may use once their parts are there.
-NOT_YET = ("deduplicate", "dispatch_after_current_bus", "idempotency", "rate_limiter", "transaction")
+NOT_YET = ("deduplicate", "dispatch_after_current_bus", "rate_limiter", "transaction")
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """What the middleware of every bus is given."""
-
-    routing: Routing
-    transports: Mapping[str, Transport | SyncTransport]
-    failure_transports: Mapping[str, str | None]
-    strategies: Mapping[str, RetryStrategy]
-    aliases: Mapping[str, str]
-    container: Container | None
 
 
 def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wiring) -> MessageBus:
@@ -55,7 +38,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
         ConfigurationError: a middleware does not exist, is not there yet, or cannot be built.
     """
     own = [_own(each, wiring) for each in config.middleware if each.name not in WITHOUT_MEANING]
-    around_handler = [each for each in own if _is_around_handler(each)]
+    around_handler = sorted((each for each in own if _is_around_handler(each)), key=_rank)
     built_in: dict[str, Middleware] = {
         "default_stamps": DefaultStampsMiddleware(),
         "bus_name": BusNameMiddleware(name),
@@ -106,12 +89,14 @@ def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
     if config.name in _BUILT_IN:
         return _BUILT_IN[config.name]
     path = wiring.aliases.get(config.name, config.name)
+    if path in FACTORIES:
+        return FACTORIES[path](config, wiring)
     if path in NOT_YET:
         raise ConfigurationError(f'the middleware "{path}" is not part of this version')
     if "." not in path and ":" not in path:
-        valid = (*_BUILT_IN, *NOT_YET)
+        ours = sorted({*_BUILT_IN, *FACTORIES})
         raise ConfigurationError(
-            f'there is no middleware "{path}"{did_you_mean(path, valid)} (ours are {quoted(sorted(_BUILT_IN))}; '
+            f'there is no middleware "{path}"{did_you_mean(path, (*ours, *NOT_YET))} (ours are {quoted(ours)}; '
             'one of yours is written "module:name")'
         )
     factory = import_object(path)
@@ -130,6 +115,11 @@ def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
         return factory(*config.positional, **config.arguments)
     except Exception as error:
         raise ConfigurationError(f'the middleware "{path}" cannot be built: {describe(error)}') from error
+
+
+def _rank(middleware: Any) -> int:
+    """Return where a middleware stands around a handler: ours in their order, then the user's in the list's."""
+    return OUTERMOST.index(type(middleware)) if type(middleware) in OUTERMOST else len(OUTERMOST)
 
 
 def _is_middleware(function: Any) -> bool:

@@ -57,6 +57,33 @@ class StoreFactory:
         return SqlStore(path, auto_setup=auto_setup, clock=self._context.clock)
 
 
+class Stores:
+    """The shared store, and those that name a DSN of their own; one for each DSN. Thread-safe."""
+
+    def __init__(self, shared: str, context: DriverContext) -> None:
+        self.shared = StoreFactory(shared, context)
+        self._context = context
+        self._by_dsn = {shared: self.shared}
+
+    def of(self, dsn: str | None) -> Store:
+        """Return the store of a DSN, or the shared one.
+
+        Raises:
+            ConfigurationError: there is no such store, or its options are wrong.
+        """
+        if dsn is None:
+            return self.shared.get()
+        factory = self._by_dsn.get(dsn)
+        if factory is None:
+            factory = self._by_dsn.setdefault(dsn, StoreFactory(dsn, self._context))
+        return factory.get()
+
+    def close(self) -> None:
+        """Close every store. Idempotent."""
+        for factory in list(self._by_dsn.values()):
+            factory.close()
+
+
 def _checked(text: str) -> Dsn:
     dsn = Dsn.parse(text)
     if dsn.scheme not in SCHEMES:

@@ -1,0 +1,69 @@
+"""Builds the middleware of ours that stands around handlers, from what the configuration says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from bus.config.durations import parse_duration
+from bus.config.schema import MiddlewareConfig
+from bus.config.wiring import Wiring
+from bus.errors import ConfigurationError, did_you_mean, quoted
+from bus.middleware.base import HandlerMiddleware
+from bus.middleware.idempotency import IdempotencyMiddleware
+from bus.retry import RetryPolicy
+
+# In this order they stand around a handler, outside the user's own.
+OUTERMOST: Final = (IdempotencyMiddleware,)
+
+
+def _idempotency(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
+    given = _arguments(config, ("store", "ttl", "missing_id"))
+    ttl = timedelta(milliseconds=parse_duration(given.pop("ttl"))) if "ttl" in given else None
+    if ttl is not None:
+        _must_outlast_the_retries(ttl, wiring)
+    return IdempotencyMiddleware(wiring.stores.of(given.pop("store", None)), ttl, **given)
+
+
+FACTORIES: Final[Mapping[str, Callable[[MiddlewareConfig, Wiring], HandlerMiddleware]]] = {
+    "idempotency": _idempotency,
+}
+
+
+def _arguments(config: MiddlewareConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments by name; those of Symfony's list form in the order of ``names``."""
+    unknown = [each for each in config.arguments if each not in names]
+    if unknown or len(config.positional) > len(names):
+        hint = did_you_mean(unknown[0], names) if unknown else ""
+        raise ConfigurationError(
+            f'the middleware "{config.name}" has no argument {quoted(unknown) if unknown else "of that position"}; '
+            f"its arguments are {quoted(names)}{hint}"
+        )
+    return {**dict(zip(names, config.positional, strict=False)), **config.arguments}
+
+
+def _must_outlast_the_retries(ttl: timedelta, wiring: Wiring) -> None:
+    """Raise where a message may still be tried again when it is forgotten that a handler is done with it."""
+    for name, strategy in wiring.strategies.items():
+        if isinstance(strategy, RetryPolicy):
+            longest = timedelta(milliseconds=_span_of(strategy))
+            if ttl <= longest:
+                raise ConfigurationError(
+                    f'the "ttl" of idempotency ({ttl}) is not longer than the retries of transport "{name}" '
+                    f"may take ({longest}): a handler that is done would run again"
+                )
+
+
+def _span_of(policy: RetryPolicy) -> int:
+    """Return the milliseconds that all retries of a message wait together, at most."""
+    steady = RetryPolicy(
+        max_retries=policy.max_retries,
+        delay=policy.delay,
+        multiplier=policy.multiplier,
+        max_delay=policy.max_delay,
+        jitter=0,
+    )
+    # Beyond so many, one more wait is either capped or longer than any ttl.
+    waits = [steady.get_delay(attempt) for attempt in range(min(policy.max_retries, 1000))]
+    return round(sum(waits) * (1 + policy.jitter))
