@@ -237,7 +237,7 @@ def test_the_forms_of_middleware(middleware: str, expected: MiddlewareConfig, lo
         ("{ttl: '24'}", "arguments.ttl: the number 24 has no unit; write what is meant:"),
         ("{ttl: long}", 'arguments.ttl: expected a duration such as "500ms"'),
         ("{ttl: true}", 'arguments.ttl: expected a duration such as "500ms" or "24h", but it is true'),
-        ("{missing_id: hsh}", 'expected "hash" or "handle", but it is "hsh"; did you mean "hash"?'),
+        ("{missing_id: hsh}", 'expected "error", "hash" or "handle", but it is "hsh"; did you mean "hash"?'),
         ("{stroe: x}", 'unknown key "stroe"; did you mean "store"?'),
     ],
 )
