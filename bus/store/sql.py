@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +32,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock, SystemClock
 from bus.errors import AccessDeniedError, TransportError
+from bus.forking import forget_in_children
 from bus.transports.sql.connection import DIALECT, Database
 from bus.unit import Transaction, transaction_on
 
@@ -65,7 +64,7 @@ class SqlStore:
         self._database = Database(Path(path).absolute())
         self._locks = ClaimLocks(folder_of(self._database.path))
         self._begin()
-        _stores.add(self)
+        forget_in_children(self)
 
     def _begin(self) -> None:
         self._locking = threading.Lock()
@@ -225,14 +224,3 @@ _SQL: Final = _compiled()
 def _text(value: bytes | str) -> str:
     """Return a column's text; our own connection reads bytes, a handler's reads texts."""
     return value.decode() if isinstance(value, bytes) else value
-
-
-_stores: weakref.WeakSet[SqlStore] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for store in _stores:
-        store.forget()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock
 from bus.errors import SendRefused, SendUnknown, TransportError
+from bus.forking import forget_in_children
 from bus.stamps import SqlReceivedStamp
 from bus.transports.base import (
     Ack,
@@ -82,7 +81,7 @@ class SqlDriver:
         self._prepared = PreparedTable(self._database, options)
         self._locks = ClaimLocks(folder_of(path))
         self._begin_without_claims()
-        _drivers.add(self)
+        forget_in_children(self)
 
     def _begin_without_claims(self) -> None:
         self._claiming = threading.Lock()  # around claiming and giving back, so that close sees every claim
@@ -293,14 +292,3 @@ def _again(kind: type[TransportError], error: TransportError) -> TransportError:
     outcome = kind(str(error))
     outcome.__cause__ = error
     return outcome
-
-
-_drivers: weakref.WeakSet[SqlDriver] = weakref.WeakSet()
-
-
-def _forget_in_child() -> None:
-    for driver in _drivers:
-        driver.forget()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
