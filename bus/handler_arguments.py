@@ -6,12 +6,21 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, Union
+from typing import Any, Final, Protocol, Self, Union
 
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError, UnrecoverableError, did_you_mean, quoted
 from bus.stamps import HandlerArgumentsStamp, Stamp
+
+# What the middleware around a handler gives to its parameters, by their type. Named here, for a handler is described
+# without importing the library that they come from.
+RESOURCES: Final = frozenset({"sqlalchemy.engine.base.Connection", "sqlalchemy.orm.session.Session"})
+
+given_resources: ContextVar[Mapping[type, Callable[[], object]] | None] = ContextVar(
+    "bus_given_resources", default=None
+)
 
 
 class Container(Protocol):
@@ -28,10 +37,12 @@ class Arguments:
     Attributes:
         filled: parameters that the envelope, a stamp or the container fills.
         open: parameters that a HandlerArgumentsStamp may fill; None: any name will do.
+        resources: parameters that only a middleware around the handler can fill.
     """
 
     filled: Mapping[str, Callable[[Envelope], Any]]
     open: frozenset[str] | None
+    resources: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -49,7 +60,8 @@ class Arguments:
         """
         found = [_argument(handler, parameter, annotation, container) for parameter, annotation in parameters]
         filled = {each[0]: each[1] for each in found if each is not None}
-        return cls(filled, None if takes_any else frozenset(_open(parameters)))
+        resources = () if container is not None else tuple(_resources(parameters))
+        return cls(filled, None if takes_any else frozenset(_open(parameters)), resources)
 
     @property
     def none(self) -> bool:
@@ -99,6 +111,8 @@ def _argument(
         if issubclass(cls, Stamp):
             optional = has_default or type(None) in alternatives(annotation)
             return parameter.name, _stamp_argument(name, cls, optional=optional, default=parameter.default)
+        if _is_resource(cls) and not has_default:
+            return parameter.name, _resource_argument(name, cls, container)
         if container is not None and not has_default:
             return parameter.name, lambda _: container.get(cls)
     if has_default:
@@ -122,6 +136,32 @@ def _open(parameters: Iterable[tuple[inspect.Parameter, Any]]) -> Iterator[str]:
         cls = _only_class(annotation)
         if parameter.kind is not parameter.POSITIONAL_ONLY and (cls is None or not issubclass(cls, (Envelope, Stamp))):
             yield parameter.name
+
+
+def _is_resource(cls: type) -> bool:
+    return f"{cls.__module__}.{cls.__qualname__}" in RESOURCES
+
+
+def _resources(parameters: Iterable[tuple[inspect.Parameter, Any]]) -> Iterator[str]:
+    for parameter, annotation in parameters:
+        cls = _only_class(annotation)
+        if cls is not None and _is_resource(cls) and parameter.default is parameter.empty:
+            yield parameter.name
+
+
+def _resource_argument(name: str, cls: type, container: Container | None) -> Callable[[Envelope], Any]:
+    def fill(_: Envelope) -> Any:
+        make = (given_resources.get() or {}).get(cls)
+        if make is not None:
+            return make()
+        if container is not None:
+            return container.get(cls)
+        raise UnrecoverableError(
+            f'Nothing gives handler "{name}" the {cls.__name__} that it asks for: '
+            'the bus that called it has no middleware "transaction".'
+        )
+
+    return fill
 
 
 def _stamp_argument(name: str, cls: type[Stamp], *, optional: bool, default: Any) -> Callable[[Envelope], Any]:

@@ -88,6 +88,7 @@ class Messenger:
         self.events = parts.events
         self.settler = parts.settler
         self._stores = parts.stores
+        self._outboxes = parts.outboxes
 
     @classmethod
     def from_yaml(
@@ -258,7 +259,8 @@ class Messenger:
         return self._named(self.transports, "transport", name)
 
     def close(self) -> None:
-        """Close every transport and every store. Idempotent."""
+        """Stop relaying outboxes; close every transport and every store. Idempotent."""
+        self._outboxes.close()
         for transport in self.transports.values():
             transport.close()
         self._stores.close()

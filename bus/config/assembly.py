@@ -109,6 +109,7 @@ class Assembly:
             "retry_service": service and self._service(service, below(where, "service"), "retry strategy"),
             "failure_transport": values.get("failure_transport"),
             "rate_limiter": values.get("rate_limiter"),
+            "outbox": values.get("outbox"),
             "max_deliveries": values.get("max_deliveries"),
         }
         set_values = {key: value for key, value in given.items() if value is not None}

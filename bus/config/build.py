@@ -10,18 +10,20 @@ from typing import Any
 from bus.clock import Clock, SystemClock
 from bus.config.checks import check
 from bus.config.discovery import Discovered, discover, import_module, import_object
+from bus.config.handler_middleware import has_transaction
 from bus.config.nodes import below
 from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
 from bus.config.stack import build_bus
 from bus.config.wiring import Wiring
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError, describe, did_you_mean
-from bus.events import Events
+from bus.events import Events, WorkerStarted
 from bus.handler_arguments import Container
 from bus.handlers import HandlerDescriptor, HandlersLocator
 from bus.handlers import describe as describe_handlers
 from bus.message_bus import MessageBus
 from bus.messages import MessageTypes
+from bus.outbox.outboxes import Outboxes
 from bus.redispatch import RedispatchHandler
 from bus.retry import RetryStrategy
 from bus.routing import Routing
@@ -50,6 +52,7 @@ class Parts:
     events: Events
     settler: Settler
     stores: Stores
+    outboxes: Outboxes
 
 
 class _Builder:
@@ -73,7 +76,8 @@ class _Builder:
         stores = self._stores(context)
         self._stop_at_problems()
         assert stores is not None
-        transports = self._transports(found, types, context)
+        outboxes = Outboxes(context, stores)
+        transports = self._transports(found, types, context, outboxes)
         given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}
         wiring = Wiring(
             routing=routing,
@@ -83,12 +87,14 @@ class _Builder:
             aliases=self._config.aliases,
             container=self._container,
             stores=stores,
+            outboxes=outboxes,
         )
         configured = self._config.buses or {DEFAULT_BUS: BusConfig()}
         buses = {name: self._bus(name, each, handlers, wiring) for name, each in configured.items()}
         self._check_buses_of(handlers, configured)
         self._stop_at_problems()
         events = Events()
+        events.on(WorkerStarted, lambda _: outboxes.start())
         real = {name: each for name, each in transports.items() if isinstance(each, Transport)}
         return Parts(
             types=types,
@@ -101,6 +107,7 @@ class _Builder:
             events=events,
             settler=Settler(real, given_up_to, events),
             stores=stores,
+            outboxes=outboxes,
         )
 
     def _discover(self, imports: Iterable[str]) -> Discovered:
@@ -159,7 +166,7 @@ class _Builder:
         return None
 
     def _transports(
-        self, found: Discovered, types: MessageTypes, context: DriverContext
+        self, found: Discovered, types: MessageTypes, context: DriverContext, outboxes: Outboxes
     ) -> dict[str, Transport | SyncTransport]:
         default = JsonSerializer(types, found.stamps)
         transports: dict[str, Transport | SyncTransport] = {}
@@ -172,8 +179,9 @@ class _Builder:
                     raise ConfigurationError('"rate_limiter" is not part of this version')
                 serializer = self._serializer(config.serializer or self._config.serializer, types) or default
                 driver = create_driver(name, config.dsn, config.options, context)
-                transports[name] = Transport(
-                    name, driver, serializer, max_deliveries=config.max_deliveries, clock=self._clock
+                outbox = outboxes.at(f'Transport "{name}"', config.outbox)[1] if config.outbox is not None else None
+                transports[name] = outboxes.carriers[name] = Transport(
+                    name, driver, serializer, max_deliveries=config.max_deliveries, clock=self._clock, outbox=outbox
                 )
         return transports
 
@@ -219,6 +227,8 @@ class _Builder:
                 _must_exist("bus", options.bus, buses, handler.name)
             with self._collecting("imports"):
                 _must_exist("transport", options.from_transport, self._config.transports, handler.name)
+            with self._collecting("imports"):
+                _must_be_given(handler, [each for name, each in buses.items() if options.bus in (None, name)])
 
     @contextmanager
     def _collecting(self, path: str) -> Iterator[None]:
@@ -241,6 +251,15 @@ def _must_exist(kind: str, name: str | None, valid: Mapping[str, object], handle
     if name is not None and name not in valid:
         raise ConfigurationError(
             f'the handler "{handler}" names the {kind} "{name}", which does not exist{did_you_mean(name, valid)}'
+        )
+
+
+def _must_be_given(handler: HandlerDescriptor, buses: Iterable[BusConfig]) -> None:
+    """Raise where a handler asks for a session or a connection and none of its buses has a transaction."""
+    if handler.arguments.resources and not any(has_transaction(each) for each in buses):
+        raise ConfigurationError(
+            f'nothing can fill the parameter "{handler.arguments.resources[0]}" of handler "{handler.name}"; '
+            'the middleware "transaction" of its bus would do so'
         )
 
 

@@ -106,6 +106,10 @@ TRANSPORT = Keys(
         "failure_transport": Text(or_null=True, doc="Where its messages go when they are given up."),
         "retry_strategy": RETRY_STRATEGY,
         "rate_limiter": Text(or_null=True, doc="Name of the rate limiter of its receiver."),
+        "outbox": Text(
+            or_null=True,
+            doc="Ours: a connection; every send is a row in its table messenger_outbox first, and relayed from there.",
+        ),
         "max_deliveries": Whole(
             minimum=1,
             default=_TRANSPORT.max_deliveries,

@@ -7,15 +7,15 @@ from datetime import timedelta
 from typing import Any, Final
 
 from bus.config.durations import parse_duration
-from bus.config.schema import MiddlewareConfig
+from bus.config.schema import BusConfig, MiddlewareConfig
 from bus.config.wiring import Wiring
 from bus.errors import ConfigurationError, did_you_mean, quoted
 from bus.middleware.base import HandlerMiddleware
 from bus.middleware.idempotency import IdempotencyMiddleware
 from bus.retry import RetryPolicy
 
-# In this order they stand around a handler, outside the user's own.
-OUTERMOST: Final = (IdempotencyMiddleware,)
+# The modules of ours, in the order in which they stand around a handler, outside the user's own.
+OUTERMOST: Final = ("bus.middleware.idempotency", "bus.middleware.transaction")
 
 
 def _idempotency(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
@@ -26,9 +26,25 @@ def _idempotency(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
     return IdempotencyMiddleware(wiring.stores.of(given.pop("store", None)), ttl, **given)
 
 
+def _transaction(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
+    from bus.middleware.transaction import TransactionMiddleware
+    from bus.transports.sql.options import DEFAULT_CONNECTION
+
+    given = _arguments(config, ("connection",))
+    path, outbox = wiring.outboxes.at('The middleware "transaction"', given.get("connection", DEFAULT_CONNECTION))
+    return TransactionMiddleware(path, outbox)
+
+
 FACTORIES: Final[Mapping[str, Callable[[MiddlewareConfig, Wiring], HandlerMiddleware]]] = {
+    "doctrine_transaction": _transaction,
     "idempotency": _idempotency,
+    "transaction": _transaction,
 }
+
+
+def has_transaction(config: BusConfig) -> bool:
+    """Tell whether the handlers of a bus run in a transaction."""
+    return any(FACTORIES.get(each.name) is _transaction for each in config.middleware)
 
 
 def _arguments(config: MiddlewareConfig, names: tuple[str, ...]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class TransportConfig:
 
     With a ``retry_service`` (``module:factory``) that decides on retries, and not ``retry``. A message that was
     delivered more than ``max_deliveries`` times without ever being settled goes to the failure transport unread.
+    With an ``outbox``, the name of a connection, every send is a row in that database first, and relayed from there.
     """
 
     dsn: str = field(repr=False)
@@ -56,6 +57,7 @@ class TransportConfig:
     retry_service: str | None = None
     failure_transport: str | None = None
     rate_limiter: str | None = None
+    outbox: str | None = None
     max_deliveries: int = 3
 
 

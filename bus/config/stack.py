@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 from bus.config.discovery import import_object
-from bus.config.handler_middleware import FACTORIES, OUTERMOST
+from bus.config.handler_middleware import FACTORIES, OUTERMOST, has_transaction
 from bus.config.schema import BusConfig, MiddlewareConfig
 from bus.config.wiring import Wiring
 from bus.errors import ConfigurationError, describe, did_you_mean, quoted
@@ -25,7 +25,7 @@ from bus.middleware.send import SendMiddleware
 from bus.middleware.validation import ValidationMiddleware
 
 # Names that a configuration may use once their parts are there.
-NOT_YET = ("deduplicate", "dispatch_after_current_bus", "rate_limiter", "transaction")
+NOT_YET = ("deduplicate", "dispatch_after_current_bus", "rate_limiter")
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
@@ -39,6 +39,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
     """
     own = [_own(each, wiring) for each in config.middleware if each.name not in WITHOUT_MEANING]
     around_handler = sorted((each for each in own if _is_around_handler(each)), key=_rank)
+    _check_async_handlers(config, locator)
     built_in: dict[str, Middleware] = {
         "default_stamps": DefaultStampsMiddleware(),
         "bus_name": BusNameMiddleware(name),
@@ -117,9 +118,20 @@ def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
         raise ConfigurationError(f'the middleware "{path}" cannot be built: {describe(error)}') from error
 
 
+def _check_async_handlers(config: BusConfig, locator: HandlersLocator) -> None:
+    """Raise where an ``async def`` handler would run in a transaction, which has no asynchronous session."""
+    found = [each.name for each in locator.descriptors if each.is_async]
+    if found and has_transaction(config):
+        raise ConfigurationError(
+            f'the middleware "transaction" cannot stand around "async def" handlers, and this bus has {quoted(found)}; '
+            'make them plain functions, or give them another bus with @handler(bus="...")'
+        )
+
+
 def _rank(middleware: Any) -> int:
     """Return where a middleware stands around a handler: ours in their order, then the user's in the list's."""
-    return OUTERMOST.index(type(middleware)) if type(middleware) in OUTERMOST else len(OUTERMOST)
+    module = type(middleware).__module__
+    return OUTERMOST.index(module) if module in OUTERMOST else len(OUTERMOST)
 
 
 def _is_middleware(function: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bus.handler_arguments import Container
+from bus.outbox.outboxes import Outboxes
 from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.store.registry import Stores
@@ -24,3 +25,4 @@ class Wiring:
     aliases: Mapping[str, str]
     container: Container | None
     stores: Stores
+    outboxes: Outboxes

@@ -271,3 +271,10 @@ class JoinsTransactions(Protocol):
 
     def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
         """Store messages as part of the transaction, whose commit is the promise; False: it is another database."""
+
+
+class TakesMessages(Protocol):
+    """An outbox: it takes messages for a transport, and has them sent later where they cannot be sent now."""
+
+    def send(self, transport: str, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Keep messages durably until the transport has them. Raises TransportError where they are not kept."""

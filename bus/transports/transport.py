@@ -27,6 +27,7 @@ from bus.transports.base import (
     Requeue,
     Sent,
     SetsUp,
+    TakesMessages,
     Wakes,
 )
 from bus.transports.coalescing import SettlementBuffer
@@ -50,6 +51,7 @@ class Transport:
         driver: what moves the bytes.
         max_deliveries: a message that was delivered more often without ever being settled is not decoded any more.
         clock: tells the time that stamps bear.
+        outbox: what every send is entrusted to, instead of waiting for the driver.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class Transport:
         *,
         max_deliveries: int = 3,
         clock: Clock | None = None,
+        outbox: TakesMessages | None = None,
     ) -> None:
         self.name = name
         self.driver = driver
         self.max_deliveries = max_deliveries
         self.clock = clock or SystemClock()
+        self.outbox = outbox
         self._codec = Codec(name, serializer)
         self._settlements = SettlementBuffer(name, driver.settle)
         self._sent = SentStamp(name)
@@ -120,6 +124,12 @@ class Transport:
                 self.name,
                 extra={"transport": self.name},
             )
+        if self.outbox is not None:
+            return aio.blocking(self.outbox.send, self.name, batch)
+        return self.deliver(batch)
+
+    def deliver(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
+        """Send encoded messages past any outbox; otherwise as ``send_each``."""
         return aio.blocking(self.driver.send, batch)
 
     def send_all(self, batch: Sequence[Outgoing]) -> None:

@@ -48,3 +48,11 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
 
     assert printed.stdout.strip() == "[]"
+
+
+def test_a_messenger_without_a_database_imports_no_database_library() -> None:
+    program = "import bus, sys; bus.Messenger(bus.MessengerConfig()); print('sqlalchemy' in sys.modules)"
+
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+
+    assert printed.stdout.strip() == "False"

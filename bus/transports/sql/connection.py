@@ -134,7 +134,7 @@ class Database:
                         self._drop()
                     self._guard.release()
                 if _code(error) not in _BUSY:
-                    raise self._translated(error) from error
+                    raise translated(self, error) from error
             waited = time.monotonic() - started
             if closed.is_set():
                 raise ConnectionLostError(f"{self} was closed while it was waited for") from error
@@ -194,16 +194,6 @@ class Database:
         if connection is not None:
             connection.close()
 
-    def _translated(self, error: sqlite3.Error | OSError) -> TransportError:
-        code = _code(error)
-        if code == sqlite3.SQLITE_TOOBIG:
-            return SendRefused(f"{self}: the message is larger than SQLite can store: {error}")
-        if code == sqlite3.SQLITE_FULL:
-            return ConnectionLostError(f"{self} has no space left: {error}")
-        if code in _DENIED or isinstance(error, PermissionError):
-            return AccessDeniedError(f"{self} cannot be used: {error}")
-        return ConnectionLostError(f"{self}: {error}")
-
     def __str__(self) -> str:
         return f'SQLite database "{self.path}"'
 
@@ -215,6 +205,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def translated(database: object, error: sqlite3.Error | OSError) -> TransportError:
+    """Return our error for one of SQLite's; ``database`` is what it calls the database."""
+    code = _code(error)
+    if code == sqlite3.SQLITE_TOOBIG:
+        return SendRefused(f"{database}: the message is larger than SQLite can store: {error}")
+    if code == sqlite3.SQLITE_FULL:
+        return ConnectionLostError(f"{database} has no space left: {error}")
+    if code in _DENIED or isinstance(error, PermissionError):
+        return AccessDeniedError(f"{database} cannot be used: {error}")
+    return ConnectionLostError(f"{database}: {error}")
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether SQLite says that another connection is writing."""
+    return _code(error) in _BUSY
 
 
 def _code(error: BaseException) -> int:

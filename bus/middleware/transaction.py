@@ -1,0 +1,239 @@
+"""Runs each handler in a database transaction that its records and its sends are part of."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, cast
+
+from sqlalchemy import URL, Connection, Engine, NullPool, RootTransaction, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from bus.errors import BusError, ConnectionLostError
+from bus.handler_arguments import given_resources
+from bus.middleware.base import CallHandler, HandlerCall
+from bus.outbox.relay import Outbox
+from bus.outbox.table import Waiting
+from bus.transports.base import Outgoing
+from bus.transports.sql.connection import database_name, is_busy, translated
+from bus.unit import Sender
+
+_SLICE: Final = 0.25  # seconds that SQLite waits inside a call for another writer
+_PATIENCE: Final = 30.0  # seconds that a handler waits for another writer
+_PAUSE: Final = (0.001, 0.02)  # seconds between two tries
+
+
+class TransactionMiddleware:
+    """Gives a handler a session or a connection, and commits once: its work, its completion record and its sends.
+
+    A parameter annotated ``sqlalchemy.orm.Session`` or ``sqlalchemy.Connection`` is filled. The handler neither
+    commits nor rolls back; a session's ``commit`` ends a savepoint. What it dispatches becomes rows of the same
+    database: of a SQL transport's table that stands there, else of ``messenger_outbox``.
+
+    The transaction begins with the first statement. As SQLite has one writer, other handlers wait from then on.
+
+    Args:
+        path: the SQLite file.
+        outbox: the outbox in that database.
+    """
+
+    def __init__(self, path: Path, outbox: Outbox) -> None:
+        self._path = path
+        self._name = database_name(path)
+        self._outbox = outbox
+        self._engine = _engine(path)
+
+    def __call__(self, call: HandlerCall, call_next: CallHandler) -> object:
+        """Call the handler within a transaction: that of the call around this one, if it is on the same database."""
+        unit = call.unit
+        running = unit.transaction
+        if not isinstance(running, SqlTransaction) or running.database != self._name:
+            running = SqlTransaction(self._engine, self._path, self._outbox)
+            unit.enlist(running)
+        resources = Resources(running)
+        token = given_resources.set(resources.by_type)
+        try:
+            result = call_next(call)
+        except BaseException:
+            resources.drop()
+            raise
+        finally:
+            given_resources.reset(token)
+        resources.finish()
+        return result
+
+
+class SqlTransaction:
+    """A transaction on one connection. It begins with its first statement, whoever executes that."""
+
+    def __init__(self, engine: Engine, path: Path, outbox: Outbox) -> None:
+        self.database = database_name(path)
+        self.sessions: list[Session] = []
+        self._engine = engine
+        self._path = path
+        self._outbox = outbox
+        self._connection: Connection | None = None
+        self._root: RootTransaction | None = None
+        self._is_over = False
+        self._waiting: Sequence[Waiting] = ()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, opened when it is first asked for."""
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._engine.connect()
+            self._root = self._connection.begin()
+        return self._connection
+
+    def cursor(self) -> Any:
+        """Return a DBAPI cursor inside the transaction, which begins now if it has not."""
+        for session in self.sessions:
+            session.flush()
+        connection = _driver_connection(self.connection)
+        _begin(connection)
+        return connection.cursor()
+
+    def take_over(self, held: Mapping[Sender, Sequence[Outgoing]]) -> None:
+        """Store what is to be sent: in the transport's own table where that is in this database, else in the outbox."""
+        others = {sender.name: batch for sender, batch in held.items() if not sender.send_in(self, batch)}
+        if others:
+            self._waiting = self._outbox.insert(self.cursor(), others)
+
+    def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            TransportError: the database did not do it, or perhaps did.
+            BusError: the handler has ended the transaction itself.
+        """
+        root = self._root
+        is_ended = root is not None and (not root.is_active or self.connection.get_transaction() is not root)
+        if self._is_over or is_ended:
+            raise BusError(
+                f'The transaction of a handler on "{self.database}" was ended by the handler itself; '
+                "it is committed when the handler returns, and rolled back when it raises."
+            )
+        if self._connection is not None:
+            connection = _driver_connection(self._connection)
+            try:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise translated(self.database, error) from error
+        self._close()
+
+    def roll_back(self) -> None:
+        """Undo everything. Harmless after a commit."""
+        if not self._is_over and self._connection is not None:
+            connection = _driver_connection(self._connection)
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._connection.invalidate()
+        self._close()
+
+    def relay(self) -> None:
+        """Send what waits in the outbox since the commit."""
+        if self._waiting:
+            self._outbox.relay(self._waiting)
+
+    def _close(self) -> None:
+        self._is_over = True
+        if self._connection is not None:
+            self._connection.close()
+
+
+class Resources:
+    """What the parameters of one handler are filled with: made when a parameter asks for it."""
+
+    def __init__(self, transaction: SqlTransaction) -> None:
+        self._transaction = transaction
+        self._session: Session | None = None
+        self.by_type: Mapping[type, Callable[[], object]] = {Session: self._open, Connection: self._connect}
+
+    def finish(self) -> None:
+        """Write what the session still holds, and end its savepoint."""
+        if self._session is not None:
+            self._forget_session()
+            with self._session as session:
+                session.commit()
+
+    def drop(self) -> None:
+        """Let go of the session; its work is rolled back with the transaction."""
+        if self._session is not None:
+            self._forget_session()
+            with suppress(SQLAlchemyError):
+                self._session.close()
+
+    def _forget_session(self) -> None:
+        self._transaction.sessions.remove(cast("Session", self._session))
+
+    def _open(self) -> Session:
+        if self._session is None:
+            # A savepoint of its own, so that commit() and rollback() in a handler do not end the transaction.
+            self._session = Session(self._transaction.connection, join_transaction_mode="create_savepoint")
+            self._transaction.sessions.append(self._session)
+        return self._session
+
+    def _connect(self) -> Connection:
+        return self._transaction.connection
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        # The driver begins no transaction by itself: ours begins by writing, see _begin.
+        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": _SLICE},
+        # A connection for each call: opening a file is cheap beside its commit, and a fork inherits none.
+        poolclass=NullPool,
+    )
+    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "before_cursor_execute", _before_statement)
+    event.listen(engine, "commit", _refuse)
+    return engine
+
+
+def _set_up(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _before_statement(connection: Connection, *_: object) -> None:
+    _begin(_driver_connection(connection))
+
+
+def _refuse(_: Connection) -> None:
+    raise BusError(
+        "A handler in a transaction does not commit by itself: that is done when it returns, together with the record "
+        "that it is done and with what it dispatched."
+    )
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Begin the transaction unless it has begun, waiting for another writer."""
+    waited_since = time.monotonic()
+    while not connection.in_transaction:
+        try:
+            # Not deferred: a transaction that begins by reading cannot become a writing one once somebody else has
+            # written, and SQLite does not wait then (SQLITE_BUSY_SNAPSHOT).
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            waited = time.monotonic() - waited_since
+            if not is_busy(error):
+                raise
+            if waited > _PATIENCE:
+                raise ConnectionLostError(
+                    f"A handler's transaction cannot begin: another connection has been writing for {waited:.0f} s"
+                ) from error
+            time.sleep(random.uniform(*_PAUSE))  # noqa: S311 - spreads load, hides nothing
+
+
+def _driver_connection(connection: Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.driver_connection)

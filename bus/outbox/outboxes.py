@@ -1,0 +1,53 @@
+"""The outboxes of a messenger: one for each database that a transaction or a transport names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bus.store.registry import Stores
+from bus.transports.dsn import Dsn, Host
+from bus.transports.registry import DriverContext
+
+if TYPE_CHECKING:
+    from bus.outbox.relay import Carrier, Outbox
+
+
+class Outboxes:
+    """Makes outboxes when they are named, one for each database. Used by one thread until the messenger is built.
+
+    ``carriers`` are the transports by name; they may be added until something is sent.
+    """
+
+    def __init__(self, context: DriverContext, stores: Stores) -> None:
+        self.carriers: dict[str, Carrier] = {}
+        self._context = context
+        self._stores = stores
+        self._by_path: dict[Path, Outbox] = {}
+
+    def at(self, subject: str, connection: str) -> tuple[Path, Outbox]:
+        """Return the database that a connection means, and the outbox in it. ``subject`` is who asks.
+
+        Raises:
+            ConfigurationError: there is no such connection.
+        """
+        from bus.outbox.relay import Outbox
+        from bus.store.claims import Claims
+        from bus.transports.sql.options import database_path
+
+        path = database_path(subject, Dsn("sql", (Host(connection),)), self._context)
+        if path not in self._by_path:
+            self._by_path[path] = Outbox(
+                path, self.carriers, lambda: Claims(self._stores.shared.get()), self._context.clock
+            )
+        return path, self._by_path[path]
+
+    def start(self) -> None:
+        """Begin to sweep all of them. Returns at once; harmless when called again."""
+        for outbox in self._by_path.values():
+            outbox.start()
+
+    def close(self) -> None:
+        """Stop sweeping and let go of the databases. Idempotent."""
+        for outbox in self._by_path.values():
+            outbox.close()

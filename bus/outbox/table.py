@@ -1,0 +1,229 @@
+"""The table ``messenger_outbox``: messages on their way, each until its transport has confirmed it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    Column,
+    ColumnElement,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from bus.transports.base import Outgoing
+from bus.transports.sql.connection import DIALECT
+
+TABLE_NAME: Final = "messenger_outbox"
+
+
+class Waiting(NamedTuple):
+    """A message that waits in the outbox. ``due`` is when it may be sent, in milliseconds since the epoch."""
+
+    id: int
+    transport: str
+    outgoing: Outgoing
+    created_at: int
+    due: int
+    tries: int
+
+
+def insert_rows(cursor: sqlite3.Cursor, transport: str, batch: Iterable[Outgoing], now: int, due: int) -> list[Waiting]:
+    """Store messages that may be sent from ``due`` on; a keyed one at once, for only one process sends those."""
+    waiting = []
+    for outgoing in batch:
+        first = now if outgoing.partition_key is not None else due
+        cursor.execute(_SQL.insert, _parameters(transport, outgoing, now, first))
+        waiting.append(Waiting(cursor.lastrowid or 0, transport, outgoing, now, first, 0))
+    return waiting
+
+
+def is_there(cursor: sqlite3.Cursor) -> bool:
+    """Tell whether the database has the table."""
+    found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
+    return found.fetchone() is not None
+
+
+def set_up(cursor: sqlite3.Cursor) -> None:
+    """Create the table. Harmless when it is there."""
+    for statement in _SQL.set_up:
+        cursor.execute(statement)
+
+
+def is_any_due(cursor: sqlite3.Cursor, transports: Iterable[str], now: int) -> bool:
+    """Tell whether a message without a key waits longer than its sender should need."""
+    parameters = {"transports": json.dumps(list(transports)), "now": now}
+    return cursor.execute(_SQL.any_due, parameters).fetchone() is not None
+
+
+def claim_due(cursor: sqlite3.Cursor, transport: str, limit: int, now: int, until: int) -> list[Waiting]:
+    """Take messages of a transport without a key, the oldest first, so that nobody else does before ``until``."""
+    rows = cursor.execute(_SQL.due, {"transport": transport, "now": now, "limit": limit}).fetchall()
+    cursor.executemany(_SQL.put_off, [{"row": row[0], "due": until, "tries": row[-1]} for row in rows])
+    return [_waiting(row) for row in rows]
+
+
+def first_of_each_key(cursor: sqlite3.Cursor, transports: Iterable[str], limit: int, now: int) -> list[Waiting]:
+    """Return the first message of each key and transport, unless it has to wait: the others wait for it."""
+    parameters = {"transports": json.dumps(list(transports)), "limit": limit, "now": now}
+    return [_waiting(row) for row in cursor.execute(_SQL.first_of_each_key, parameters).fetchall()]
+
+
+def put_off(cursor: sqlite3.Cursor, waiting: Waiting, due: int) -> None:
+    """Let a message that could not be sent wait until ``due``."""
+    cursor.execute(_SQL.put_off, {"row": waiting.id, "due": due, "tries": waiting.tries + 1})
+
+
+def remove(cursor: sqlite3.Cursor, ids: Iterable[int]) -> None:
+    """Remove messages that their transport has."""
+    cursor.executemany(_SQL.remove, [{"row": row} for row in ids])
+
+
+def transports_in(cursor: sqlite3.Cursor) -> set[str]:
+    """Return the transports that messages wait for."""
+    return {_text(name) for (name,) in cursor.execute(_SQL.transports)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """SQL texts with named parameters; times are milliseconds since the epoch."""
+
+    set_up: tuple[str, ...]
+    insert: str
+    any_due: str
+    due: str
+    first_of_each_key: str
+    put_off: str
+    remove: str
+    transports: str
+
+
+def _table() -> Table:
+    return Table(
+        TABLE_NAME,
+        MetaData(),
+        Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("transport", String(190), nullable=False),
+        Column("message_id", String(255), nullable=False),
+        Column("body", LargeBinary, nullable=False),
+        Column("headers", Text, nullable=False),
+        Column("delay_ms", BigInteger, nullable=False),
+        Column("origin", String(255)),
+        Column("attempt", Integer, nullable=False),
+        Column("priority", Integer, nullable=False),
+        Column("partition_key", String(255)),
+        Column("created_at", BigInteger, nullable=False),
+        Column("due", BigInteger, nullable=False),
+        Column("tries", Integer, nullable=False, server_default="0"),
+        sqlite_autoincrement=True,
+    )
+
+
+_NEW: Final = ("message_id", "body", "headers", "delay_ms", "origin", "attempt", "priority", "partition_key")
+
+
+def _compiled() -> _Statements:
+    table = _table()
+    c = table.c
+    indexes = (
+        Index(f"{TABLE_NAME}_due", c.transport, c.due, c.id),
+        Index(f"{TABLE_NAME}_key", c.transport, c.partition_key, c.id),
+    )
+    columns = (c.id, c.transport, *(c[name] for name in _NEW), c.created_at, c.due, c.tries)
+    names = select(literal_column("value", String)).select_from(func.json_each(bindparam("transports")))
+    first = (
+        select(func.min(c.id))
+        .where(c.transport.in_(names), c.partition_key.is_not(None))
+        .group_by(c.transport, c.partition_key)
+    )
+    new: dict[str, ColumnElement[object]] = {
+        name: bindparam(f"new_{name}") for name in ("transport", *_NEW, "created_at", "due")
+    }
+    offset: ColumnElement[int] = literal_column("0")  # else SQLite's dialect adds a parameter of its own
+    statements: dict[str, ClauseElement] = {
+        "insert": insert(table).values(new),
+        "any_due": select(c.id)
+        .where(c.transport.in_(names), c.due <= bindparam("now"), c.partition_key.is_(None))
+        .limit(literal_column("1"))
+        .offset(offset),
+        "due": select(*columns)
+        .where(c.transport == bindparam("transport"), c.due <= bindparam("now"), c.partition_key.is_(None))
+        .order_by(c.due, c.id)
+        .limit(bindparam("limit"))
+        .offset(offset),
+        "first_of_each_key": select(*columns)
+        .where(c.id.in_(first), c.due <= bindparam("now"))
+        .order_by(c.id)
+        .limit(bindparam("limit"))
+        .offset(offset),
+        "put_off": update(table).where(c.id == bindparam("row")).values(due=bindparam("due"), tries=bindparam("tries")),
+        "remove": delete(table).where(c.id == bindparam("row")),
+        "transports": select(c.transport).distinct(),
+    }
+    texts = {name: str(each.compile(dialect=DIALECT)) for name, each in statements.items()}
+    create: list[ClauseElement] = [CreateTable(table, if_not_exists=True)]
+    create += [CreateIndex(each, if_not_exists=True) for each in indexes]
+    return _Statements(set_up=tuple(str(each.compile(dialect=DIALECT)).strip() for each in create), **texts)
+
+
+_SQL: Final = _compiled()
+
+
+def _parameters(transport: str, outgoing: Outgoing, now: int, due: int) -> Mapping[str, object]:
+    return {
+        "new_transport": transport,
+        "new_message_id": outgoing.message_id,
+        "new_body": outgoing.body,
+        "new_headers": json.dumps(dict(outgoing.headers)),
+        "new_delay_ms": outgoing.delay_ms,
+        "new_origin": outgoing.origin,
+        "new_attempt": outgoing.attempt,
+        "new_priority": outgoing.priority,
+        "new_partition_key": outgoing.partition_key,
+        "new_created_at": now,
+        "new_due": due,
+    }
+
+
+def _waiting(row: Sequence[bytes | str | int | None]) -> Waiting:
+    number, transport, message_id, body, headers, delay, origin, attempt, priority, key, created, due, tries = row
+    outgoing = Outgoing(
+        _text(message_id),
+        bytes(body) if isinstance(body, bytes) else _text(body).encode(),
+        json.loads(_text(headers)),
+        _number(delay),
+        None if origin is None else _text(origin),
+        _number(attempt),
+        _number(priority),
+        None if key is None else _text(key),
+    )
+    return Waiting(_number(number), _text(transport), outgoing, _number(created), _number(due), _number(tries))
+
+
+def _text(value: object) -> str:
+    """Return a column's text; the relay's connection reads bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
