@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +18,7 @@ def consume(
     worker: Worker,
     shutdown_timeout: float,
     limits: Limits | None,
-    requests: StopRequests,
+    find_requests: Callable[[], StopRequests],
     life_line: LifeLine | None = None,
 ) -> None:
     """Run a worker until something ends it. Blocks; call it from the main thread.
@@ -28,7 +29,7 @@ def consume(
     limits = limits or Limits()
     if life_line is None:
         limits.watch(worker, worker.events)
-        with stop_on_request(worker.stop, requests), stop_on_signals(worker, shutdown_timeout):
+        with stop_on_request(worker.stop, find_requests), stop_on_signals(worker, shutdown_timeout):
             worker.run()
         return
     life_line.accompany(worker.events)
@@ -38,7 +39,7 @@ def consume(
         limit_memory(memory, worker.events, limits.memory, SystemClock())
     known = partial(life_line.report, Progress.LOOKED)
     with (
-        stop_on_request(worker.stop, requests, life_line.stop_request, known),
+        stop_on_request(worker.stop, find_requests, life_line.stop_request, known),
         stop_on_signals(worker, shutdown_timeout, life_line) as watch,
     ):
         worker.run()

@@ -195,7 +195,7 @@ class Messenger:
         options = options or WorkerOptions()
         if processes is None:
             worker = self.worker(receivers, options, bus=bus)
-            consume(worker, options.shutdown_timeout, limits, stop_requests(self.store), life_line)
+            consume(worker, options.shutdown_timeout, limits, lambda: stop_requests(self.store), life_line)
             return
         if app is None:
             raise ConfigurationError(

@@ -100,7 +100,7 @@ class RequestsOnThisHost:
 @contextmanager
 def stop_on_request(
     stop: Callable[[str], None],
-    requests: StopRequests,
+    find: Callable[[], StopRequests],
     since: str | None = None,
     known: Callable[[str], None] = lambda request: None,
     every: float = LOOK_EVERY,
@@ -109,14 +109,14 @@ def stop_on_request(
 
     Args:
         stop: is told the reason.
-        requests: where to look.
+        find: returns where to look; whatever is wrong with that is logged, since a worker can do without.
         since: the latest request that is not for this worker; None: the one that is there at the first look.
         known: is told that request after the first look.
         every: seconds between two looks.
     """
     over = threading.Event()
     thread = threading.Thread(
-        target=_watch, args=(stop, requests, since, known, every, over), name="bus-stop-requests", daemon=True
+        target=_watch, args=(stop, find, since, known, every, over), name="bus-stop-requests", daemon=True
     )
     thread.start()
     try:
@@ -128,7 +128,7 @@ def stop_on_request(
 
 def _watch(
     stop: Callable[[str], None],
-    requests: StopRequests,
+    find: Callable[[], StopRequests],
     since: str | None,
     known: Callable[[str], None],
     every: float,
@@ -138,7 +138,7 @@ def _watch(
     told = False
     while not over.is_set():
         try:
-            latest = requests.latest()
+            latest = find().latest()
         except (BusError, OSError) as error:
             if not failing:
                 logger.warning("bus stop-workers does not reach this worker at present: %s", describe(error))
