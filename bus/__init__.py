@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bus.deduplication import DeduplicatedStamp, DeduplicateStamp
 from bus.envelope import Envelope
 from bus.errors import (
     AccessDeniedError,
@@ -106,6 +107,8 @@ __all__ = [
     "ConnectionLostError",
     "CorrelationStamp",
     "DecodingError",
+    "DeduplicateStamp",
+    "DeduplicatedStamp",
     "DelayStamp",
     "DispatchManyError",
     "EncodingError",

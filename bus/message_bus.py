@@ -111,6 +111,8 @@ def _send(batch: SendBatch, envelopes: list[Envelope | None], errors: dict[int, 
         if envelope is not None and position in failed:
             causes = failed[position]
             names = [stamp.transport_name for stamp in stamps if isinstance(stamp, SentStamp)]
+            if not names:
+                batch.fail(position)
             one = len(causes) == 1 and not names
             errors[position] = next(iter(causes.values())) if one else SendFailedError(names, causes)
             envelopes[position] = None

@@ -57,7 +57,8 @@ def stamp(name: str) -> Callable[[S], S]:
         )
 
     def mark(cls: S) -> S:
-        if not issubclass(cls, Stamp) or issubclass(cls, NonSendableStamp):
+        kind: type = cls  # what the annotation promises is checked
+        if not issubclass(kind, Stamp) or issubclass(kind, NonSendableStamp):
             raise ConfigurationError(f'"{cls.__qualname__}" is no stamp that is sent: let it inherit from Stamp')
         cls.__bus_stamp__ = name  # type: ignore[attr-defined]
         return cls

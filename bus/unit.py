@@ -237,18 +237,28 @@ class SendBatch:
     Used by one thread. It stands where a unit stands, and is no handler's: ``envelope`` is None.
     """
 
-    __slots__ = ("_sends", "position")
+    __slots__ = ("_sends", "_undo", "position")
 
     envelope = None
 
     def __init__(self) -> None:
         self.position = 0
+        self._undo: dict[int, list[Callable[[], None]]] = {}
         self._sends: dict[Sender, list[tuple[int, Outgoing]]] = {}
 
     def hold(self, sender: Sender, outgoing: Outgoing) -> bool:
         """Collect a message of the current position."""
         self._sends.setdefault(sender, []).append((self.position, outgoing))
         return True
+
+    def after_failure(self, undo: Callable[[], None]) -> None:
+        """Have something undone when the message of the current position was not sent."""
+        self._undo.setdefault(self.position, []).append(undo)
+
+    def fail(self, position: int) -> None:
+        """Undo what belongs to a message that was not sent."""
+        for undo in self._undo.pop(position, ()):
+            undo()
 
     def by_sender(self) -> dict[Sender, list[tuple[int, Outgoing]]]:
         """Return what was collected, with the position of the message that it came from."""

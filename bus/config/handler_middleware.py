@@ -1,4 +1,4 @@
-"""Builds the middleware of ours that stands around handlers, from what the configuration says of it."""
+"""Builds the middleware of ours that has arguments, from what the configuration says of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from bus.config.durations import parse_duration
 from bus.config.schema import BusConfig, MiddlewareConfig
 from bus.config.wiring import Wiring
 from bus.errors import ConfigurationError, did_you_mean, quoted
-from bus.middleware.base import HandlerMiddleware
+from bus.middleware.base import HandlerMiddleware, Middleware
+from bus.middleware.deduplicate import DeduplicateMiddleware
 from bus.middleware.idempotency import IdempotencyMiddleware
 from bus.retry import RetryPolicy
 
@@ -26,6 +27,11 @@ def _idempotency(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
     return IdempotencyMiddleware(wiring.stores.of(given.pop("store", None)), ttl, **given)
 
 
+def _deduplicate(config: MiddlewareConfig, wiring: Wiring) -> Middleware:
+    store = wiring.stores.of(_arguments(config, ("store",)).get("store"))
+    return DeduplicateMiddleware(lambda: store)
+
+
 def _transaction(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
     from bus.middleware.transaction import TransactionMiddleware
     from bus.transports.sql.options import DEFAULT_CONNECTION
@@ -35,7 +41,8 @@ def _transaction(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
     return TransactionMiddleware(path, outbox)
 
 
-FACTORIES: Final[Mapping[str, Callable[[MiddlewareConfig, Wiring], HandlerMiddleware]]] = {
+FACTORIES: Final[Mapping[str, Callable[[MiddlewareConfig, Wiring], Middleware | HandlerMiddleware]]] = {
+    "deduplicate": _deduplicate,
     "doctrine_transaction": _transaction,
     "idempotency": _idempotency,
     "transaction": _transaction,

@@ -15,6 +15,7 @@ from bus.handlers import HandlersLocator
 from bus.message_bus import MessageBus
 from bus.middleware.base import HandlerCall, Middleware
 from bus.middleware.bus_name import BusNameMiddleware
+from bus.middleware.deduplicate import DeduplicateMiddleware
 from bus.middleware.default_stamps import DefaultStampsMiddleware
 from bus.middleware.failed_message_processing import FailedMessageProcessingMiddleware
 from bus.middleware.failure_transport import FailureTransportMiddleware
@@ -25,7 +26,7 @@ from bus.middleware.send import SendMiddleware
 from bus.middleware.validation import ValidationMiddleware
 
 # Names that a configuration may use once their parts are there.
-NOT_YET = ("deduplicate", "dispatch_after_current_bus", "rate_limiter")
+NOT_YET = ("dispatch_after_current_bus", "rate_limiter")
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
@@ -44,6 +45,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
         "default_stamps": DefaultStampsMiddleware(),
         "bus_name": BusNameMiddleware(name),
         "failed_message_processing": FailedMessageProcessingMiddleware(),
+        "deduplicate": DeduplicateMiddleware(lambda: wiring.stores.of(None)),
         "send": SendMiddleware(wiring.routing, wiring.transports, allow_no_senders=config.allow_no_senders),
         "validation": ValidationMiddleware(),
         "handle": HandleMiddleware(locator, around_handler, allow_no_handlers=config.allow_no_handlers),
@@ -56,6 +58,8 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
         return [built_in[each] for each in names] if config.default_middleware else []
 
     given_up_at = {each for each in wiring.failure_transports.values() if each is not None}
+    # One that the list names, with a store of its own, takes the place of the default one.
+    deduplicate = () if any(type(each) is DeduplicateMiddleware for each in own) else ("deduplicate",)
     # Identity, failure transport and retry stay even where the default middleware is switched off: in Symfony, too,
     # retries and the failure transport belong to the worker and not to the list.
     stack: list[Middleware] = [
@@ -63,7 +67,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
         *default("default_stamps", "bus_name"),
         FailureTransportMiddleware(wiring.failure_transports),
         RetryMiddleware(wiring.strategies, given_up_at),
-        *default("failed_message_processing"),
+        *default("failed_message_processing", *deduplicate),
         *around_message,
         *default("send", "handle"),
     ]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from bus import headers
+from bus.deduplication import DeduplicateStamp
 from bus.errors import ConfigurationError, DecodingError, EncodingError
 from bus.stamps import (
     BusNameStamp,
@@ -100,6 +101,7 @@ class StampCodec:
             self._writers[number[0]], self._readers[number[1]] = number_codec(*number)
         for cls in _SYMFONY:
             self._add(cls, headers.STAMP_PREFIX + headers.SYMFONY_STAMPS + cls.__name__, "camel")
+        self._add(DeduplicateStamp, headers.DEDUPLICATE, None)
         for cls in dict.fromkeys(stamps):
             header, rename = _header_of(cls)
             if header in self._readers or _PROCESS_ONLY.fullmatch(header):
