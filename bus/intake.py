@@ -15,6 +15,7 @@ from bus.errors import AccessDeniedError, ConfigurationError, TransportError, de
 from bus.lanes import ReceivedMessage
 from bus.polling import Polling
 from bus.stamps import ClaimStamp, PartitionKeyStamp
+from bus.throttle import Throttle
 from bus.transports.base import Claim
 from bus.transports.transport import Transport
 from bus.window import Window
@@ -28,13 +29,14 @@ _CLOSING: Final = 5.0  # seconds that all receivers together get to let go of th
 class Receiver:
     """A transport as the worker sees it: how much it may hold, and when it is asked."""
 
-    __slots__ = ("contacted", "polling", "position", "transport", "window")
+    __slots__ = ("contacted", "polling", "position", "throttle", "transport", "window")
 
     def __init__(self, position: int, transport: Transport, options: WorkerOptions) -> None:
         self.position = position
         self.transport = transport
         self.window = Window(options.concurrency, options.fetch_size)
         self.polling = Polling(options.sleep)
+        self.throttle = Throttle(transport.rate_limiter)
         self.contacted = False
 
     @property
@@ -46,6 +48,14 @@ class Receiver:
         """Tell whether half of the window is free, or any of it when the worker is starved."""
         free = self.free
         return free > 0 and (starved or free * 2 >= self.window.capacity)
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether it may have something to give now."""
+        return self.throttle.is_open(now) and (self.throttle.holds or self.polling.is_due(now))
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until it may have something to give, unless it wakes the worker."""
+        return max(self.throttle.wait(now), 0.0 if self.throttle.holds else self.polling.wait(now))
 
 
 class Intake:
@@ -75,12 +85,12 @@ class Intake:
         """
         now = self._clock.monotonic()
         for receiver in self.receivers:
-            if not receiver.polling.is_due(now):
+            if not receiver.is_due(now):
                 continue
             if starved:
                 receiver.transport.flush()
-            if receiver.has_room(starved=starved):
-                messages = self._ask(receiver, min(receiver.free, most))
+            if receiver.throttle.holds or receiver.has_room(starved=starved):
+                messages = self._ask(receiver, most)
                 if messages:
                     return messages
         return ()
@@ -88,14 +98,16 @@ class Intake:
     def wants_to_fetch(self, position: int) -> bool:
         """Tell whether this receiver is due and half of its window free. From any thread."""
         receiver = self.receivers[position]
-        return receiver.has_room(starved=False) and receiver.polling.is_due(self._clock.monotonic())
+        return (receiver.throttle.holds or receiver.has_room(starved=False)) and receiver.is_due(
+            self._clock.monotonic()
+        )
 
     def seconds_until_due(self, *, starved: bool) -> float:
         """Return how long no receiver needs to be asked, unless one wakes the worker; never longer than ``sleep``."""
         now = self._clock.monotonic()
         shortest = self._options.sleep
         for receiver in self.receivers:
-            wait = receiver.polling.wait(now)
+            wait = receiver.wait(now)
             # One that is due and has no room is looked at again when something was settled.
             if wait > 0 or receiver.has_room(starved=starved):
                 shortest = min(shortest, wait)
@@ -109,7 +121,11 @@ class Intake:
     @property
     def healthy(self) -> bool:
         """Whether every receiver could be asked when it was last tried, and its settlements took effect."""
-        return not any(each.polling.failing or each.transport.unsettled for each in self.receivers)
+        now = self._clock.monotonic()
+        return not any(
+            each.polling.failing or each.transport.unsettled or each.throttle.holds or not each.throttle.is_open(now)
+            for each in self.receivers
+        )
 
     def flush(self) -> None:
         """Bring the settlements that are on their way to the servers."""
@@ -133,12 +149,15 @@ class Intake:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _ask(self, receiver: Receiver, limit: int) -> Sequence[ReceivedMessage]:
-        receiver.polling.asked()
+    def _ask(self, receiver: Receiver, most: int) -> Sequence[ReceivedMessage]:
+        """Return what waits for the receiver's rate limit, or else what it gives, as far as the limit allows."""
+        now = self._clock.monotonic()
         try:
-            if not receiver.contacted:
-                receiver.polling.can_wake = receiver.transport.wakes(lambda: self._arrived(receiver))
-            envelopes = receiver.transport.get(limit, self._options.queues)
+            if receiver.throttle.holds:
+                return receiver.throttle.let_through((), most, now)
+            limit = receiver.throttle.room(min(receiver.free, most), now)
+            messages = self._get(receiver, limit) if limit else ()
+            return receiver.throttle.let_through(messages, most, now)
         except Exception as error:
             if self._options.fail_fast or isinstance(error, ConfigurationError):
                 raise
@@ -146,6 +165,12 @@ class Intake:
                 raise
             self._failed(receiver, error)
             return ()
+
+    def _get(self, receiver: Receiver, limit: int) -> Sequence[ReceivedMessage]:
+        receiver.polling.asked()
+        if not receiver.contacted:
+            receiver.polling.can_wake = receiver.transport.wakes(lambda: self._arrived(receiver))
+        envelopes = receiver.transport.get(limit, self._options.queues)
         receiver.contacted = True
         messages = [_received(each, receiver.position) for each in envelopes]
         suspects = sum(each.suspect for each in messages)

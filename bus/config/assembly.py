@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from bus.config.nodes import Report, below, is_name
+from bus.config.rate_limiters import MissingKeyError, rate_limit
 from bus.config.schema import BusConfig, MessengerConfig, MiddlewareConfig, TransportConfig
+from bus.errors import ConfigurationError
+from bus.rate_limit import RateLimit
 from bus.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -52,6 +55,7 @@ class Assembly:
             "failure_transport": values.get("failure_transport"),
             "transports": self._each("transports", values, self._transport),
             "routing": {key: tuple(route.get("senders", ())) for key, route in values.get("routing", {}).items()},
+            "rate_limiters": self._rate_limiters(values),
             "aliases": self._aliases,
             "connections": {**connections, **values.get("connections", {})},
             "store": values.get("store"),
@@ -114,6 +118,27 @@ class Assembly:
         }
         set_values = {key: value for key, value in given.items() if value is not None}
         return TransportConfig(dsn=values.get("dsn", ""), **set_values)
+
+    def _rate_limiters(self, values: Mapping[str, Any]) -> dict[str, RateLimit]:
+        named = {each.get("rate_limiter") for each in values.get("transports", {}).values()}
+        limits = {}
+        for name, each in values.get("rate_limiter", {}).items():
+            # The others belong to other parts of a Symfony application.
+            if name in named:
+                path = below("rate_limiter", name)
+                try:
+                    limit = rate_limit(each)
+                except MissingKeyError as error:
+                    self._report.missing(path, error.key, str(error))
+                except ConfigurationError as error:
+                    for problem in error.problems:
+                        self._report.error(path, problem)
+                else:
+                    if limit is not None:
+                        limits[name] = limit
+                    else:
+                        self._report.error(path, 'the policy "compound" is not for transports; they have one limit')
+        return limits
 
     def _serializer(self, name: str, path: str) -> str:
         bare = name.removeprefix("@")

@@ -24,6 +24,7 @@ from bus.handlers import describe as describe_handlers
 from bus.message_bus import MessageBus
 from bus.messages import MessageTypes
 from bus.outbox.outboxes import Outboxes
+from bus.rate_limit import RateLimiter
 from bus.redispatch import RedispatchHandler
 from bus.retry import RetryStrategy
 from bus.routing import Routing
@@ -78,6 +79,7 @@ class _Builder:
         assert stores is not None
         outboxes = Outboxes(context, stores)
         transports = self._transports(found, types, context, outboxes)
+        self._limit_rates(transports, stores)
         given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}
         wiring = Wiring(
             routing=routing,
@@ -175,8 +177,6 @@ class _Builder:
                 if Dsn.parse(config.dsn).scheme == "sync":
                     transports[name] = SyncTransport(name)
                     continue
-                if config.rate_limiter is not None:
-                    raise ConfigurationError('"rate_limiter" is not part of this version')
                 serializer = self._serializer(config.serializer or self._config.serializer, types) or default
                 driver = create_driver(name, config.dsn, config.options, context)
                 outbox = outboxes.at(f'Transport "{name}"', config.outbox)[1] if config.outbox is not None else None
@@ -184,6 +184,14 @@ class _Builder:
                     name, driver, serializer, max_deliveries=config.max_deliveries, clock=self._clock, outbox=outbox
                 )
         return transports
+
+    def _limit_rates(self, transports: Mapping[str, Transport | SyncTransport], stores: Stores) -> None:
+        for name, transport in transports.items():
+            limiter = self._config.transports[name].rate_limiter
+            if limiter is not None and isinstance(transport, Transport):
+                limit = self._config.rate_limiters[limiter]
+                if limit.policy != "no_limit":
+                    transport.rate_limiter = RateLimiter(limiter, limit, stores.shared.get, self._clock)
 
     def _serializer(self, name: str | None, types: MessageTypes) -> Serializer | None:
         if name in (None, "json"):

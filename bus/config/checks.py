@@ -27,7 +27,7 @@ def check(
     yield from _names(config)
     yield from _imports(config, value_at)
     yield from _buses(config, value_at)
-    yield from _transports(config)
+    yield from _transports(config, value_at)
     yield from _failure_transports(config, value_at)
     yield from _routing(config, value_at)
 
@@ -58,6 +58,7 @@ def _names(config: MessengerConfig) -> Iterator[Problem]:
         "routing": config.routing,
         "aliases": config.aliases,
         "connections": config.connections,
+        "rate_limiter": config.rate_limiters,
     }
     for path, names in named.items():
         for name in names:
@@ -91,7 +92,7 @@ def _buses(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iter
         )
 
 
-def _transports(config: MessengerConfig) -> Iterator[Problem]:
+def _transports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
     for name, transport in config.transports.items():
         # An empty DSN was reported when it was read.
         if transport.dsn and not _DSN.fullmatch(transport.dsn):
@@ -99,6 +100,19 @@ def _transports(config: MessengerConfig) -> Iterator[Problem]:
                 below(below("transports", name), "dsn"),
                 'expected a DSN, one line that begins with a scheme, such as "doctrine://default" or "sync://"',
             )
+
+        yield from _limiter_of(name, transport.rate_limiter, config, value_at)
+
+
+def _limiter_of(
+    transport: str, limiter: str | None, config: MessengerConfig, value_at: Callable[[str, str], str]
+) -> Iterator[Problem]:
+    # One that is there and wrong was reported when it was read.
+    if limiter is None or limiter in config.rate_limiters or below("rate_limiter", limiter) in config.locations:
+        return
+    place = below(below("transports", transport), "rate_limiter")
+    known = _or_valid(limiter, config.rate_limiters, "rate limiters")
+    yield place, f"there is no rate limiter {value_at(place, limiter)}{known}"
 
 
 def _failure_transports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:

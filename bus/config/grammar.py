@@ -24,6 +24,7 @@ from bus.config.keys import (
 )
 from bus.config.nodes import Node
 from bus.config.placeholders import has_placeholder
+from bus.config.rate_limiters import RATE_LIMITERS
 from bus.config.schema import BusConfig, MessengerConfig, TransportConfig
 from bus.retry import RetryPolicy
 
@@ -105,7 +106,7 @@ TRANSPORT = Keys(
         "serializer": Text(or_null=True, doc='"json", or "module:factory" of a serializer of your own.'),
         "failure_transport": Text(or_null=True, doc="Where its messages go when they are given up."),
         "retry_strategy": RETRY_STRATEGY,
-        "rate_limiter": Text(or_null=True, doc="Name of the rate limiter of its receiver."),
+        "rate_limiter": Text(or_null=True, doc="Name of the rate limiter of its workers."),
         "outbox": Text(
             or_null=True,
             doc="Ours: a connection; every send is a row in its table messenger_outbox first, and relayed from there.",
@@ -231,6 +232,7 @@ MESSENGER = Keys(
             doc="Symfony's; workers here always stop on SIGTERM and SIGINT.",
         ),
         "reset_on_message": _always("nothing has to be reset between messages here"),
+        "rate_limiter": RATE_LIMITERS,
         "aliases": MapOf(
             item=Text(), doc='Ours: another name of a message, or "module:factory" for a service id of PHP.'
         ),

@@ -11,6 +11,7 @@ from typing import Any
 
 from bus.config.grammar import MESSENGER, PARAMETERS
 from bus.config.keys import Decimal, Duration, Flag, Free, Keys, ListOf, MapOf, Spec, Text, Whole
+from bus.config.rate_limiters import RATE_LIMITERS
 
 SHIPPED = Path(__file__).with_name("messenger.schema.json")
 
@@ -52,7 +53,9 @@ def rendered() -> str:
 
 def _sections() -> dict[str, Any]:
     messenger = {"$ref": "#/definitions/messenger"}
-    framework = {"type": ["object", "null"], "properties": {"messenger": messenger}}
+    # Symfony's own: what stands there may be meant for other parts of the application.
+    limiters = {"description": RATE_LIMITERS.doc}
+    framework = {"type": ["object", "null"], "properties": {"messenger": messenger, "rate_limiter": limiters}}
     return {"framework": framework, "messenger": messenger, "parameters": _schema(PARAMETERS)}
 
 

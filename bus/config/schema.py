@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bus.rate_limit import RateLimit
 from bus.retry import RetryPolicy
 
 
@@ -71,6 +72,7 @@ class MessengerConfig:
         default_bus: needed where there are several buses.
         failure_transport: for every transport that names none of its own.
         routing: wire name, alias, dotted Python path or pattern, to the names of transports.
+        rate_limiters: by name; a transport names one as its ``rate_limiter``.
         aliases: further name -> wire name of a message, or a service id -> ``module:factory``.
         connections: name -> database URL, meant by ``sql://name`` and ``doctrine://name``.
         store: DSN of the shared store.
@@ -85,6 +87,7 @@ class MessengerConfig:
     failure_transport: str | None = None
     transports: Mapping[str, TransportConfig] = field(default_factory=dict)
     routing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rate_limiters: Mapping[str, RateLimit] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     connections: Mapping[str, str] = field(default_factory=dict, repr=False)
     store: str = field(default="sql://default", repr=False)

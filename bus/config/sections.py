@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from bus.config.assembly import Assembly
@@ -18,6 +18,7 @@ from bus.config.validation import UNSET, read
 
 _OURS = ("framework", "messenger", "parameters")
 _WHEN = "when@"
+_RATE_LIMITER = "rate_limiter"
 _VALID = 'valid are "framework", "messenger", "parameters", "when@..." and "x-..."'
 
 
@@ -96,15 +97,37 @@ def _framework(node: Node, path: str, report: Report) -> Node | None:
     if not isinstance(node.value, dict):
         return None
     _report_own(node, path, report)
+    messenger = node.value.get("messenger")
     for key, child in node.value.items():
         if key == "messenger":
             continue
-        typo = suggestion(key, ("messenger",))
-        if typo:
+        if key == _RATE_LIMITER and isinstance(child.value, dict):
+            messenger = _with_rate_limiters(messenger, child, path, report)
+            continue
+        typo = suggestion(key, ("messenger", _RATE_LIMITER))
+        if typo and key != _RATE_LIMITER:
             report.error(path, f"unknown key {shown(key)}{typo}", child.start)
         else:
             report.note(below(path, key), "left aside: it is no part of messenger", child.start)
-    return node.value.get("messenger")
+    return messenger
+
+
+def _with_rate_limiters(messenger: Node | None, limiters: Node, path: str, report: Report) -> Node | None:
+    """Put the rate limiters of the framework where ours stand: into messenger."""
+    entries = dict(limiters.value) if isinstance(limiters.value, dict) else {}
+    entries.pop("enabled", None)
+    if set(entries) == {"limiters"} and isinstance(entries["limiters"].value, dict):
+        entries = entries["limiters"].value
+    grafted = replace(limiters, value=entries)
+    if messenger is None:
+        # In the section of an environment they may stand alone; a file without any messenger stays one.
+        return Node({_RATE_LIMITER: grafted}, limiters.start) if path.startswith(_WHEN) else None
+    if not isinstance(messenger.value, dict | None):
+        return messenger
+    inside = messenger.value or {}
+    if _RATE_LIMITER in inside:
+        report.error(path, f'"{_RATE_LIMITER}" stands twice: here and under "messenger"', limiters.start)
+    return replace(messenger, value={_RATE_LIMITER: grafted, **inside})
 
 
 def _left_aside(key: str, node: Node, path: str, report: Report, *, beside_framework: bool) -> None:

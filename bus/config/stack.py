@@ -26,7 +26,7 @@ from bus.middleware.send import SendMiddleware
 from bus.middleware.validation import ValidationMiddleware
 
 # Names that a configuration may use once their parts are there.
-NOT_YET = ("dispatch_after_current_bus", "rate_limiter")
+NOT_YET = ("dispatch_after_current_bus",)
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")

@@ -10,6 +10,7 @@ from bus import aio
 from bus.clock import Clock, SystemClock
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError, TransportError
+from bus.rate_limit import RateLimiter
 from bus.serializer import Serializer
 from bus.stamps import ClaimStamp, SentStamp, Stamp, TransportMessageIdStamp
 from bus.transports.base import (
@@ -51,6 +52,7 @@ class Transport:
         driver: what moves the bytes.
         max_deliveries: a message that was delivered more often without ever being settled is not decoded any more.
         clock: tells the time that stamps bear.
+        rate_limiter: says how many of its messages workers may begin; None: any number. Set before they start.
         outbox: what every send is entrusted to, instead of waiting for the driver.
     """
 
@@ -65,6 +67,7 @@ class Transport:
         outbox: TakesMessages | None = None,
     ) -> None:
         self.name = name
+        self.rate_limiter: RateLimiter | None = None
         self.driver = driver
         self.max_deliveries = max_deliveries
         self.clock = clock or SystemClock()

@@ -502,7 +502,7 @@ def test_every_mistake_of_a_configuration_is_named_at_once():
     def lost(event: Placed) -> None: ...
 
     config = MessengerConfig(
-        buses={"event.bus": BusConfig(middleware=(MiddlewareConfig(name="rate_limiter"),))},
+        buses={"event.bus": BusConfig(middleware=(MiddlewareConfig(name="deduplicat"),))},
         transports={"async": TransportConfig(dsn="in-memory://")},
     )
     with pytest.raises(ConfigurationError) as caught:
@@ -511,4 +511,4 @@ def test_every_mistake_of_a_configuration_is_named_at_once():
     assert len(caught.value.problems) == 3
     assert 'did you mean "event.bus"?' in str(caught.value)
     assert 'did you mean "async"?' in str(caught.value)
-    assert '"rate_limiter" is not part of this version' in str(caught.value)
+    assert 'did you mean "deduplicate"?' in str(caught.value)

@@ -47,7 +47,6 @@ def test_every_documented_form_loads_whole(example: Path, app_env: str) -> None:
 LEFT_OUT = 'buses.command_bus.middleware.{}: the middleware "{}" of Symfony is left out: {}'
 
 NOTES = {
-    "rate_limiter": ["framework.rate_limiter: left aside: it is no part of messenger"],
     "whole_application": [
         "imports: left aside: it belongs to another part of the application",
         "services: left aside: it belongs to another part of the application",

@@ -169,6 +169,7 @@ def test_a_transport_with_everything(load: Load) -> None:
               rate_limiter: slow
               max_deliveries: 5
             failed: 'doctrine://default?queue_name=failed'
+          rate_limiter: {slow: {policy: fixed_window, limit: 1, interval: '1 minute'}}
         """
     ).config
 
