@@ -13,6 +13,7 @@ BusError
 │   └── DecodingError               bytes and headers cannot be read
 ├── InProgressElsewhereError        another call has claimed this message; it is postponed, which is no attempt
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
+├── DelayedMessageHandlingError     what a handler had put off until all were through failed; carries every cause
 ├── DispatchManyError               some messages of a ``dispatch_many`` failed; one entry per failed message
 ├── WorkerProcessesError            worker processes cannot start, keep dying, or did not stop in time
 ├── SendFailedError                 some of several senders failed; says which got the message
@@ -114,6 +115,14 @@ class HandlerFailedError(BusError):
         self.errors = dict(errors)
         lines = [f'Handler "{name}" failed: {describe(error)}' for name, error in self.errors.items()]
         super().__init__("\n".join(lines))
+
+
+class DelayedMessageHandlingError(BusError):
+    """Messages with a DispatchAfterCurrentBusStamp failed, and with them the handler that dispatched them."""
+
+    def __init__(self, errors: Sequence[BaseException]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(f"A delayed message failed: {describe(error)}" for error in self.errors))
 
 
 class DispatchManyError(BusError):

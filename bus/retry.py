@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bus.errors import HandlerFailedError, InProgressElsewhereError, RecoverableError, UnrecoverableError
+from bus.errors import (
+    DelayedMessageHandlingError,
+    HandlerFailedError,
+    InProgressElsewhereError,
+    RecoverableError,
+    UnrecoverableError,
+)
 
 _LONGEST_DELAY = 30 * 24 * 3600 * 1000  # milliseconds; every transport keeps a delay of 30 days
 
@@ -83,6 +89,8 @@ def causes_of(error: BaseException) -> Sequence[BaseException]:
     """Return what really failed: the errors of the handlers, of an exception group, or the error itself."""
     if isinstance(error, HandlerFailedError):
         return [cause for each in error.errors.values() for cause in causes_of(each)]
+    if isinstance(error, DelayedMessageHandlingError):
+        return [cause for each in error.errors for cause in causes_of(each)]
     if isinstance(error, BaseExceptionGroup):
         return [cause for each in error.exceptions for cause in causes_of(each)]
     return [error]

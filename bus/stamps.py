@@ -271,6 +271,11 @@ class HandledBySyncTransportStamp(NonSendableStamp):
 
 
 @dataclass(frozen=True, slots=True)
+class DispatchAfterCurrentBusStamp(NonSendableStamp):
+    """Handle the message when all handlers of the current one are through, and their transactions committed."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransportNamesStamp(NonSendableStamp):
     """Send the message to these transports, whatever the routing says."""
 

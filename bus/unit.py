@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bus import aio, failpoints
 from bus.envelope import Envelope
+from bus.errors import DelayedMessageHandlingError
 
 if TYPE_CHECKING:
     from bus.errors import TransportError
@@ -78,6 +79,10 @@ class Unit:
     """What belongs to one handler's call. ``envelope`` is the message that is being handled.
 
     A call inside a unit with a transaction joins it, within a savepoint, unless it enlists another database.
+
+    Attributes:
+        transaction: what its work is part of, until it is committed or rolled back.
+        waits: it has succeeded but for the messages that it put off; ``finish`` ends it.
     """
 
     # Defaults on the class, and no slots: a unit is made for every call of a handler, and few units need more than two.
@@ -87,8 +92,10 @@ class Unit:
     _before_commit: list[Callable[[], None]] | None = None
     _after_commit: list[Callable[[], None]] | None = None
     _after_failure: list[Callable[[], None]] | None = None
+    _deferred: list[Callable[[], object]] | None = None
     _outer: Unit | None = None
     _savepoint: str | None = None
+    waits = False
 
     def __init__(self, envelope: Envelope, outer: Unit | SendBatch | None = None) -> None:
         self.envelope = envelope
@@ -134,6 +141,18 @@ class Unit:
             self._held.setdefault(sender, []).append(outgoing)
             return True
 
+    def defer(self, call: Callable[[], object]) -> bool:
+        """Have something done when all handlers of the outermost message are through; False: the unit is closed.
+
+        It is part of this handler's success, whose records are written after it.
+        """
+        with _lock:
+            if self._open:
+                if self._deferred is None:
+                    self._deferred = []
+                self._deferred.append(call)
+            return self._open
+
     # --- how it ends ---
 
     def succeed(self) -> None:
@@ -142,18 +161,35 @@ class Unit:
         Raises what the database, a transport or a record raises. The caller then calls ``fail``.
         """
         held = self._close()
+        if self._deferred is not None and self._savepoint is None:
+            self._succeed_but_for_the_deferred(held)
+            return
         if self.transaction is None:
             if held:
-                for sender, batch in held.items():
-                    sender.send_all(batch)
-                failpoints.reach("held_sent")
-            if self._before_commit:
-                for write in self._before_commit:
-                    write()
+                self._send(held)
+            for write in self._before_commit or ():
+                write()
         elif self._savepoint is not None:
             self._hand_over(self.transaction, self._savepoint, held)
         else:
-            aio.blocking(self._commit, self.transaction, held)
+            aio.blocking(self._commit, self.transaction, held, self._before_commit or ())
+
+    def finish(self) -> None:
+        """Do what was put off, and then write the records.
+
+        Raises:
+            DelayedMessageHandlingError: some of it failed. The caller then calls ``fail``.
+        """
+        errors: list[BaseException] = []
+        for call in self._deferred or ():
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - the others are still done; all errors are raised together
+                errors.append(error)
+        if errors:
+            raise DelayedMessageHandlingError(errors)
+        for write in self._before_commit or ():
+            write()
 
     def fail(self) -> None:
         """Roll back and drop what was held: the handler will run again, and send it again. Never raises."""
@@ -180,10 +216,33 @@ class Unit:
             unit = unit._outer
         return None
 
-    def _commit(self, transaction: Transaction, held: Mapping[Sender, Sequence[Outgoing]] | None) -> None:
+    def _succeed_but_for_the_deferred(self, held: dict[Sender, list[Outgoing]] | None) -> None:
+        # The records stay out of the commit: a handler that is noted as done is not called again, and what it put off
+        # would be lost with this process.
+        if self.transaction is not None:
+            aio.blocking(self._commit, self.transaction, held, ())
+        else:
+            self._send(held)
+        if self._outer is not None and self._outer._open:
+            self._leave_to(self._outer)
+        else:
+            self.waits = True
+
+    def _send(self, held: dict[Sender, list[Outgoing]] | None) -> None:
+        for sender, batch in (held or {}).items():
+            sender.send_all(batch)
+        if held:
+            failpoints.reach("held_sent")
+
+    def _commit(
+        self,
+        transaction: Transaction,
+        held: Mapping[Sender, Sequence[Outgoing]] | None,
+        records: Iterable[Callable[[], None]],
+    ) -> None:
         if held:
             transaction.take_over(held)
-        for write in self._before_commit or ():
+        for write in records:
             write()
         failpoints.reach("before_commit")
         transaction.commit()
@@ -217,13 +276,18 @@ class Unit:
         for sender, batch in (held or {}).items():
             for outgoing in batch:
                 outer.hold(sender, outgoing)
-        for write in self._before_commit or ():
-            outer.before_commit(write)
         for note in self._after_commit or ():
             outer.after_commit(note)
+        self._leave_to(outer)
+        self.transaction = None
+
+    def _leave_to(self, outer: Unit) -> None:
+        for write in self._before_commit or ():
+            outer.before_commit(write)
         for undo in self._after_failure or ():
             outer.after_failure(undo)
-        self.transaction = None
+        for call in self._deferred or ():
+            outer.defer(call)
 
     def _close(self) -> dict[Sender, list[Outgoing]] | None:
         with _lock:

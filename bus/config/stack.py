@@ -13,6 +13,7 @@ from bus.config.wiring import Wiring
 from bus.errors import ConfigurationError, describe, did_you_mean, quoted
 from bus.handlers import HandlersLocator
 from bus.message_bus import MessageBus
+from bus.middleware.after_current_bus import AfterCurrentBusMiddleware
 from bus.middleware.base import HandlerCall, Middleware
 from bus.middleware.bus_name import BusNameMiddleware
 from bus.middleware.deduplicate import DeduplicateMiddleware
@@ -24,9 +25,6 @@ from bus.middleware.identity import IdentityMiddleware
 from bus.middleware.retry import RetryMiddleware
 from bus.middleware.send import SendMiddleware
 from bus.middleware.validation import ValidationMiddleware
-
-# Names that a configuration may use once their parts are there.
-NOT_YET = ("dispatch_after_current_bus",)
 
 # What stands in Symfony's stacks for a reason that does not exist here.
 WITHOUT_MEANING = ("reject_redelivered_message_middleware", "router_context", "traceable")
@@ -44,6 +42,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
     built_in: dict[str, Middleware] = {
         "default_stamps": DefaultStampsMiddleware(),
         "bus_name": BusNameMiddleware(name),
+        "after_current_bus": AfterCurrentBusMiddleware(wiring.routing, wiring.transports),
         "failed_message_processing": FailedMessageProcessingMiddleware(),
         "deduplicate": DeduplicateMiddleware(lambda: wiring.stores.of(None)),
         "send": SendMiddleware(wiring.routing, wiring.transports, allow_no_senders=config.allow_no_senders),
@@ -64,7 +63,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
     # retries and the failure transport belong to the worker and not to the list.
     stack: list[Middleware] = [
         IdentityMiddleware(),
-        *default("default_stamps", "bus_name"),
+        *default("default_stamps", "bus_name", "after_current_bus"),
         FailureTransportMiddleware(wiring.failure_transports),
         RetryMiddleware(wiring.strategies, given_up_at),
         *default("failed_message_processing", *deduplicate),
@@ -77,8 +76,10 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
 _BUILT_IN = {
     "add_bus_name_stamp_middleware": "bus_name",
     "add_default_stamps_middleware": "default_stamps",
+    "after_current_bus": "after_current_bus",
     "bus_name": "bus_name",
     "default_stamps": "default_stamps",
+    "dispatch_after_current_bus": "after_current_bus",
     "failed_message_processing": "failed_message_processing",
     "failed_message_processing_middleware": "failed_message_processing",
     "handle": "handle",
@@ -96,12 +97,10 @@ def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
     path = wiring.aliases.get(config.name, config.name)
     if path in FACTORIES:
         return FACTORIES[path](config, wiring)
-    if path in NOT_YET:
-        raise ConfigurationError(f'the middleware "{path}" is not part of this version')
     if "." not in path and ":" not in path:
         ours = sorted({*_BUILT_IN, *FACTORIES})
         raise ConfigurationError(
-            f'there is no middleware "{path}"{did_you_mean(path, (*ours, *NOT_YET))} (ours are {quoted(ours)}; '
+            f'there is no middleware "{path}"{did_you_mean(path, ours)} (ours are {quoted(ours)}; '
             'one of yours is written "module:name")'
         )
     factory = import_object(path)

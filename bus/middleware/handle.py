@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from bus import aio, failpoints
 from bus.envelope import Envelope
@@ -13,6 +13,9 @@ from bus.handlers import HandlerDescriptor, HandlersLocator
 from bus.middleware.base import CallNext, HandlerCall, HandlerMiddleware, compose_handler
 from bus.stamps import HandledStamp, HandlerArgumentsStamp, ReceivedStamp
 from bus.unit import Unit, current_unit
+
+_Waiting: TypeAlias = tuple[str, Any, Unit]  # the handler's name, its result, and what it still waits for
+_WAITS: Final = object()
 
 
 class HandleMiddleware:
@@ -45,6 +48,7 @@ class HandleMiddleware:
         handled = _done_with(envelope, handlers)
         taken = False
         errors: dict[str, BaseException] = {}
+        waiting: list[_Waiting] = []
         given = envelope
         for handler in handlers:
             if not handler.takes(given):
@@ -53,7 +57,7 @@ class HandleMiddleware:
             if handler.name in handled:
                 continue
             try:
-                result = self._run(given, handler)
+                result = self._run(given, handler, waiting)
             except Exception as error:  # noqa: BLE001 - the other handlers still run; all errors are raised together
                 errors[handler.name] = error
             except BaseException as error:
@@ -62,7 +66,10 @@ class HandleMiddleware:
                     raise
                 errors[handler.name] = error
             else:
-                envelope = envelope.with_(HandledStamp(result, handler.name))
+                if result is not _WAITS:
+                    envelope = envelope.with_(HandledStamp(result, handler.name))
+        if waiting:
+            envelope = _finish(waiting, envelope, errors)
         if errors:
             raise HandlerFailedError(envelope, errors)
         if not taken and not self._allow_no_handlers:
@@ -72,7 +79,7 @@ class HandleMiddleware:
             )
         return call_next(envelope)
 
-    def _run(self, envelope: Envelope, handler: HandlerDescriptor) -> Any:
+    def _run(self, envelope: Envelope, handler: HandlerDescriptor, waiting: list[_Waiting]) -> Any:
         unit = Unit(envelope, current_unit.get())
         token = current_unit.set(unit)
         try:
@@ -84,7 +91,26 @@ class HandleMiddleware:
             raise
         finally:
             current_unit.reset(token)
+        if unit.waits:
+            waiting.append((handler.name, result, unit))
+            return _WAITS
         return result
+
+
+def _finish(waiting: Sequence[_Waiting], envelope: Envelope, errors: dict[str, BaseException]) -> Envelope:
+    """Have done what handlers put off until all were through; return the envelope with the stamps of the successes."""
+    for name, result, unit in waiting:
+        try:
+            unit.finish()
+        except Exception as error:  # noqa: BLE001 - the others are still finished; all errors are raised together
+            unit.fail()
+            errors[name] = error
+        except BaseException:
+            unit.fail()
+            raise
+        else:
+            envelope = envelope.with_(HandledStamp(result, name))
+    return envelope
 
 
 def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> set[str]:
