@@ -28,8 +28,12 @@ class AfterCurrentBusMiddleware:
 
     def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         """Pass the message on, or put it off."""
-        if envelope.last(DispatchAfterCurrentBusStamp) is None:
-            return call_next(envelope)
+        for stamp in envelope.stamps:
+            if type(stamp) is DispatchAfterCurrentBusStamp:
+                return self._put_off(envelope, call_next)
+        return call_next(envelope)
+
+    def _put_off(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         envelope = envelope.without(DispatchAfterCurrentBusStamp)
         unit = current_unit.get()
         if type(unit) is Unit and self._is_handled_here(envelope) and unit.defer(lambda: call_next(envelope)):
