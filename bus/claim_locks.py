@@ -50,24 +50,23 @@ class ClaimLocks:
         return self._token
 
     def token(self) -> str:
-        """Return this owner's token, and take its lock the first time.
+        """Return this owner's token, and take its lock the first time, or when somebody has removed the lock's file.
 
         Raises:
             AccessDeniedError: this user may not write there.
             ConnectionLostError: the lock cannot be taken.
         """
-        if self._token is None:
+        if self._own is None or self._token is None:
             token = secrets.token_hex(16)
-            lock = self._lock(token)
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=_PATIENCE)
-            except (OSError, Timeout) as error:
-                kind = AccessDeniedError if isinstance(error, PermissionError) else ConnectionLostError
-                raise kind(
-                    f'The file lock "{lock.lock_file}", which keeps claims alive, cannot be taken: {error}'
-                ) from error
-            self._own, self._token = lock, token
+            self._own, self._token = self._taken(token), token
+        elif not Path(self._own.lock_file).exists():
+            # Others take us for dead, and would for each claim to come: a lock on a file without a name protects none.
+            logger.warning(
+                'The lock file "%s" was removed while it was held; what was claimed under it may be handled twice',
+                self._own.lock_file,
+            )
+            removed, self._own = self._own, self._taken(self._token)
+            removed.release()
         return self._token
 
     def release(self) -> None:
@@ -113,6 +112,18 @@ class ClaimLocks:
             lock.release()
             raise
         self._remove(lock)
+
+    def _taken(self, token: str) -> FileLock:
+        lock = self._lock(token)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=_PATIENCE)
+        except (OSError, Timeout) as error:
+            kind = AccessDeniedError if isinstance(error, PermissionError) else ConnectionLostError
+            raise kind(
+                f'The file lock "{lock.lock_file}", which keeps claims alive, cannot be taken: {error}'
+            ) from error
+        return lock
 
     def _lock(self, token: str) -> FileLock:
         # A file system without locks is an error: the library's substitute would outlive a killed process.

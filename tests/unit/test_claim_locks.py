@@ -55,6 +55,21 @@ def test_a_living_token_is_not_dead(living: ClaimLocks, other: ClaimLocks) -> No
     assert other.tokens() == {token}
 
 
+def test_an_owner_whose_file_was_removed_takes_its_lock_again_under_the_same_token(
+    living: ClaimLocks, other: ClaimLocks, folder: Path
+) -> None:
+    token = living.token()
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+
+    assert living.token() == token
+    with other.dead(token) as dead:
+        assert not dead
+    living.release()
+    assert files(folder) == []
+
+
 def test_a_token_without_a_file_is_dead(other: ClaimLocks, folder: Path) -> None:
     folder.mkdir(parents=True)
 
