@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError
@@ -20,20 +21,25 @@ class _Default:
         self._loading = False
 
     def get(self) -> Messenger:
-        if self._messenger is None:
-            with self._lock:
-                if self._loading:
-                    raise ConfigurationError(
-                        f'The module "{_calling_module()}" dispatches while it is being imported by the configuration '
-                        "that the dispatch needs; dispatch from a function that runs later."
-                    )
-                if self._messenger is None:
-                    self._loading = True
-                    try:
-                        self._messenger = Messenger.from_yaml()
-                    finally:
-                        self._loading = False
-        return self._messenger
+        return self._messenger or self.load(Messenger.from_yaml, unless_loaded=True)
+
+    def load(self, make: Callable[[], Messenger], *, unless_loaded: bool = False) -> Messenger:
+        with self._lock:
+            if self._loading:
+                raise ConfigurationError(
+                    f'The module "{_calling_module()}" dispatches while it is being imported by the configuration '
+                    "that the dispatch needs; dispatch from a function that runs later."
+                )
+            if self._messenger is None or not unless_loaded:
+                self._loading = True
+                try:
+                    self._messenger = make()
+                finally:
+                    self._loading = False
+            return self._messenger
+
+    def forget(self) -> None:
+        self._messenger = None
 
     def forget_lock(self) -> None:
         self._lock = threading.RLock()
@@ -48,6 +54,19 @@ def _calling_module() -> str:
 
 _default = _Default()
 os.register_at_fork(after_in_child=_default.forget_lock)
+
+
+@contextmanager
+def as_default(make: Callable[[], Messenger]) -> Iterator[Messenger]:
+    """Make a messenger, have ``bus.dispatch`` use it for the length of a ``with`` block, and close it.
+
+    So handlers of a worker dispatch on the configuration that the worker was started with.
+    """
+    with _default.load(make) as messenger:
+        try:
+            yield messenger
+        finally:
+            _default.forget()
 
 
 def dispatch(message: object, stamps: Iterable[Stamp] = ()) -> Envelope:

@@ -57,15 +57,17 @@ class Settings:
     @contextmanager
     def messenger(self) -> Iterator[Messenger]:
         """Build the messenger of the application or of the configuration file, and close it afterwards."""
+        from bus.default_messenger import as_default
         from bus.messenger import Messenger
 
-        if self.app is not None:
-            with _messenger_of(self.app) as messenger:
+        app = self.app
+        if app is not None:
+            with as_default(lambda: _messenger_of(app)) as messenger:
                 yield messenger
             return
         path = self.config_file()
         warn_of_a_shadow(self.output)
-        with Messenger.from_yaml(path) as messenger:
+        with as_default(lambda: Messenger.from_yaml(path)) as messenger:
             yield messenger
 
 

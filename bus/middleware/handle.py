@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +18,8 @@ from bus.unit import Unit, current_unit
 
 _Waiting: TypeAlias = tuple[str, Any, Unit]  # the handler's name, its result, and what it still waits for
 _WAITS: Final = object()
+
+logger = logging.getLogger(__name__)
 
 
 class HandleMiddleware:
@@ -129,5 +133,16 @@ def call_handler(call: HandlerCall) -> Any:
     if call.handler.is_async:
         return aio.wait(call.handler.invoke(call.envelope))
     if aio.in_greenlet():
-        return aio.blocking(call.handler.invoke, call.envelope)
-    return call.handler.invoke(call.envelope)
+        return aio.blocking(_invoke, call)
+    return _invoke(call)
+
+
+def _invoke(call: HandlerCall) -> Any:
+    pid = os.getpid()
+    try:
+        return call.handler.invoke(call.envelope)
+    finally:
+        if os.getpid() != pid and call.envelope.last(ReceivedStamp) is not None:
+            # The handler forked, and this is the child that came back: message, claim and held sends are the parent's.
+            logger.error("Handler %s forked and its child returned; the child ends here", call.handler.name)
+            os._exit(1)

@@ -123,3 +123,30 @@ def test_importing_the_package_imports_no_client_library():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_a_handler_of_a_worker_dispatches_on_the_configuration_of_the_worker(run):
+    shop = textwrap.dedent(APP) + textwrap.dedent("""
+        @dataclass(frozen=True)
+        class Greeted:
+            name: str
+
+        @bus.handler
+        def on_greeted(greeted: Greeted) -> None: ...
+
+        @bus.handler
+        def tell(hello: Hello) -> None:
+            bus.dispatch(Greeted(hello.name))
+    """)
+    configuration = (
+        "messenger:\n  imports: [shop]\n  transports: {in: 'sqlite:///in.db', out: 'sqlite:///out.db'}\n"
+        "  routing: {shop.Hello: in, shop.Greeted: out}\n"
+    )
+    command = ("-m", "bus", "--config", "other.yaml")
+    run(*command, "dispatch", "shop.Hello", '{"name": "x"}', shop__py=shop, other__yaml=configuration)
+
+    done = run(*command, "consume", "in", "--stop-when-empty")
+    counted = run(*command, "stats", "out")
+
+    assert done.returncode == 0
+    assert counted.stdout.split()[-4:] == ["1", "0", "0", "0"]

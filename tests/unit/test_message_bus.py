@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -512,3 +513,34 @@ def test_every_mistake_of_a_configuration_is_named_at_once():
     assert 'did you mean "event.bus"?' in str(caught.value)
     assert 'did you mean "async"?' in str(caught.value)
     assert 'did you mean "deduplicate"?' in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["sync", "beside an async handler"])
+def test_a_child_that_a_handler_forked_sends_nothing_of_its_parents(kind, tmp_path):
+    pids: list[int] = []
+
+    def forking(event: Placed) -> None:
+        bus.bus.dispatch(Billed(event.id))
+        pids.append(os.fork())
+
+    async def beside(event: Placed) -> None: ...
+
+    handlers = [forking] if kind == "sync" else [forking, beside]
+    config = MessengerConfig(
+        transports={
+            "queue": TransportConfig(dsn=f"sqlite:///{tmp_path}/bus.db"),
+            "in": TransportConfig(dsn="in-memory://"),
+        },
+        routing={f"{__name__}.Billed": ("queue",)},
+    )
+    bus = Messenger(config, handlers=handlers)
+    received = Envelope(Placed("o-1"), (ReceivedStamp("in"),))
+    if kind == "sync":
+        bus.bus.dispatch(received)
+    else:
+        asyncio.run(bus.bus.dispatch_async(received))
+
+    _, status = os.waitpid(pids[0], 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert bus.transports["queue"].counts().ready == 1
+    bus.close()
