@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,16 +82,22 @@ def test_the_help_loads_nothing_that_is_slow() -> None:
     assert HEAVY & set(loaded.split()) == set()
 
 
+def processor_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_the_help_answers_at_once() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = processor_seconds_of_children()
         subprocess.run([sys.executable, "-m", "bus", "--help"], capture_output=True, env=environment, check=True)
-        times.append(time.perf_counter() - start)
+        times.append(processor_seconds_of_children() - before)
 
-    # 90 ms on the machine where this was written; the guard is wide so that a busy one does not fail it.
-    assert min(times) < 0.45
+    # 90 ms on the machine where this was written. Processor time, because a busy machine makes everybody wait; and the
+    # guard is wide, because there it counts more of that as well.
+    assert min(times) < 0.3
 
 
 def test_a_wrong_command_is_answered_with_the_nearest_one() -> None:
