@@ -13,6 +13,7 @@ from bus.deduplication import DeduplicatedStamp, DeduplicateStamp
 from bus.envelope import Envelope
 from bus.errors import (
     AccessDeniedError,
+    BatchFailedError,
     BusError,
     ConfigurationError,
     ConnectionLostError,
@@ -101,6 +102,7 @@ _LAZY = {
 
 __all__ = [
     "AccessDeniedError",
+    "BatchFailedError",
     "BusConfig",
     "BusError",
     "BusNameStamp",

@@ -14,6 +14,7 @@ BusError
 ├── InProgressElsewhereError        another call has claimed this message; it is postponed, which is no attempt
 ├── HandlerFailedError              one or more handlers failed; carries the envelope and every cause
 ├── DelayedMessageHandlingError     what a handler had put off until all were through failed; carries every cause
+├── BatchFailedError                raised by a batch handler: some of its messages failed; says which
 ├── DispatchManyError               some messages of a ``dispatch_many`` failed; one entry per failed message
 ├── WorkerProcessesError            worker processes cannot start, keep dying, or did not stop in time
 ├── SendFailedError                 some of several senders failed; says which got the message
@@ -123,6 +124,38 @@ class DelayedMessageHandlingError(BusError):
     def __init__(self, errors: Sequence[BaseException]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(f"A delayed message failed: {describe(error)}" for error in self.errors))
+
+
+class BatchFailedError(BusError):
+    """Raised by a batch handler: some of its messages failed, the others are handled.
+
+    ``errors`` maps a message, or its position in the list, to its error. Each of these is tried again, or given up, by
+    itself, as its error says.
+    """
+
+    def __init__(self, errors: Mapping[object, BaseException]) -> None:
+        self.errors = dict(errors)
+        first = next(iter(self.errors.values()), None)
+        text = f"{len(self.errors)} messages of the batch failed"
+        super().__init__(f"{text}; the first: {describe(first)}" if first is not None else text)
+
+    def by_position(self, messages: Sequence[object]) -> list[BaseException | None]:
+        """Return the error of each message, or None. What names no message of the batch fails them all."""
+        found: list[BaseException | None] = [None] * len(messages)
+        for key, error in self.errors.items():
+            positions = _positions_of(key, messages)
+            if not positions:
+                return [self] * len(messages)
+            for position in positions:
+                found[position] = error
+        return found
+
+
+def _positions_of(key: object, messages: Sequence[object]) -> list[int]:
+    if type(key) is int:
+        return [key] if 0 <= key < len(messages) else []
+    same = [position for position, message in enumerate(messages) if message is key]
+    return same or [position for position, message in enumerate(messages) if message == key]
 
 
 class DispatchManyError(BusError):

@@ -77,6 +77,53 @@ class Arguments:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class BatchArguments:
+    """The arguments behind the list of a batch handler: envelopes, and what the container has."""
+
+    filled: Mapping[str, Callable[[Sequence[Envelope]], Any]]
+
+    @classmethod
+    def of(cls, handler: str, parameters: Sequence[tuple[inspect.Parameter, Any]], container: Container | None) -> Self:
+        """Return what fills these parameters.
+
+        Raises:
+            ConfigurationError: nothing can fill one of them, or only something that each message has its own of.
+        """
+        filled: dict[str, Callable[[Sequence[Envelope]], Any]] = {}
+        for parameter, annotation in parameters:
+            if list_item(annotation) is Envelope:
+                filled[parameter.name] = list
+                continue
+            kind = _only_class(annotation)
+            if kind is not None and issubclass(kind, (Envelope, Stamp)):
+                raise ConfigurationError(
+                    f'The parameter "{parameter.name}" of batch handler "{handler}" belongs to one message; '
+                    "a batch handler may ask for list[Envelope]."
+                )
+            found = _argument(handler, parameter, annotation, container)
+            if found is not None:
+                filled[parameter.name] = _of_the_first(found[1])
+        return cls(filled)
+
+    def values(self, envelopes: Sequence[Envelope]) -> dict[str, Any]:
+        """Return the arguments of one call."""
+        return {name: fill(envelopes) for name, fill in self.filled.items()}
+
+
+def _of_the_first(fill: Callable[[Envelope], Any]) -> Callable[[Sequence[Envelope]], Any]:
+    # The container hands out the same for each message.
+    return lambda envelopes: fill(envelopes[0])
+
+
+def list_item(annotation: Any) -> Any:
+    """Return what a list is annotated to hold, or None where the annotation names no list."""
+    if typing.get_origin(annotation) not in (list, Sequence):
+        return None
+    items = typing.get_args(annotation)
+    return items[0] if items else None
+
+
 def check_given(stamp: HandlerArgumentsStamp, handlers: Iterable[Arguments]) -> None:
     """Raise UnrecoverableError where the stamp has a name that no parameter of these handlers has."""
     known: set[str] = set()

@@ -9,17 +9,21 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
+from bus.durations import parse_duration
 from bus.envelope import Envelope
 from bus.errors import ConfigurationError
-from bus.handler_arguments import Arguments, Container, alternatives
+from bus.handler_arguments import Arguments, BatchArguments, Container, alternatives, list_item
 from bus.messages import main_module_name
 from bus.stamps import HandledBySyncTransportStamp, ReceivedStamp
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "__bus_handlers__"
+
+_BATCH_SIZE: Final = 100
+_BATCH_WAIT: Final = "1s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +36,31 @@ class HandlerOptions:
     method: str | None = None
     priority: int = 0
     alias: str | None = None
+    batch_size: int | None = None
+    batch_wait: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchOptions:
+    """How a handler of a list of messages is called.
+
+    Attributes:
+        size: how many messages at most.
+        wait: how many seconds after the first one at the latest.
+        invoke: calls the handler with these messages; returns the result, or a coroutine when it is async.
+    """
+
+    size: int
+    wait: float
+    invoke: Callable[[Sequence[Envelope]], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandlerDescriptor:
-    """A handler, ready to be called. ``invoke`` returns the result, or a coroutine when ``is_async``."""
+    """A handler, ready to be called. ``invoke`` returns the result, or a coroutine when ``is_async``.
+
+    ``batch`` says how a handler of a list collects its messages; ``invoke`` hands it a list of one.
+    """
 
     name: str
     handles: tuple[type, ...]
@@ -44,6 +68,7 @@ class HandlerDescriptor:
     is_async: bool
     options: HandlerOptions
     arguments: Arguments
+    batch: BatchOptions | None = None
 
     def takes(self, envelope: Envelope) -> bool:
         """Tell whether the handler wants messages that came the way this one came."""
@@ -65,6 +90,8 @@ def handler(
     method: str | None = None,
     priority: int = 0,
     alias: str | None = None,
+    batch_size: int | None = None,
+    batch_wait: str | None = None,
 ) -> Callable[[F], F]: ...
 def handler(
     target: F | None = None,
@@ -76,6 +103,8 @@ def handler(
     method: str | None = None,
     priority: int = 0,
     alias: str | None = None,
+    batch_size: int | None = None,
+    batch_wait: str | None = None,
 ) -> F | Callable[[F], F]:
     """Mark a function, method or class with ``__call__`` as a handler of the message that its first parameter names.
 
@@ -90,6 +119,8 @@ def handler(
         method: the method of a marked class, instead of ``__call__``.
         priority: handlers with a higher number run first.
         alias: tells two handlers of one function apart: the name becomes ``module.qualname@alias``.
+        batch_size: of a handler whose first parameter is a ``list[...]``: how many messages at most; 100 by default.
+        batch_wait: how long after the first message it is called at the latest, such as "100ms"; "1s" by default.
     """
     options = HandlerOptions(
         bus,
@@ -98,6 +129,8 @@ def handler(
         method,
         priority,
         alias,
+        batch_size,
+        batch_wait,
     )
 
     def mark(marked: F) -> F:
@@ -160,11 +193,53 @@ def _descriptor(
         module = main_module_name() or module
     name = f"{module}.{code.__qualname__}" + (f"@{options.alias}" if options.alias else "")
     parameters = _parameters(name, function, code, bound=bound)
-    handled = options.handles or tuple(_message_types(name, *parameters[0]))
+    of_list = list_item(parameters[0][1])
+    first = parameters[0] if of_list is None else (parameters[0][0], of_list)
+    handled = options.handles or tuple(_message_types(name, *first))
     takes_any = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
+    if of_list is not None:
+        return _batch_descriptor(name, handled, resolve, parameters, options, container, is_async=_is_async(code))
+    if options.batch_size is not None or options.batch_wait is not None:
+        raise ConfigurationError(
+            f'The handler "{name}" has a batch_size or batch_wait and takes single messages; '
+            f'annotate "{parameters[0][0].name}" as a list of them.'
+        )
     arguments = Arguments.of(name, parameters[1:], container, takes_any=takes_any)
     invoke = _invocation(resolve, arguments)
     return HandlerDescriptor(name, handled, invoke, _is_async(code), options, arguments)
+
+
+def _batch_descriptor(
+    name: str,
+    handled: tuple[type, ...],
+    resolve: Callable[[], Any],
+    parameters: Sequence[tuple[inspect.Parameter, Any]],
+    options: HandlerOptions,
+    container: Container | None,
+    *,
+    is_async: bool,
+) -> HandlerDescriptor:
+    size = _BATCH_SIZE if options.batch_size is None else options.batch_size
+    if size < 1:
+        raise ConfigurationError(f'The batch_size of handler "{name}" is {size}; it must be at least 1.')
+    try:
+        wait = parse_duration(str(_BATCH_WAIT if options.batch_wait is None else options.batch_wait)) / 1000
+    except ConfigurationError as error:
+        raise ConfigurationError(f'The batch_wait of handler "{name}": {error}') from None
+    arguments = BatchArguments.of(name, parameters[1:], container)
+
+    def invoke(envelopes: Sequence[Envelope]) -> Any:
+        return resolve()([each.message for each in envelopes], **arguments.values(envelopes))
+
+    return HandlerDescriptor(
+        name,
+        handled,
+        lambda envelope: invoke((envelope,)),
+        is_async,
+        options,
+        Arguments({}, frozenset()),
+        BatchOptions(size, wait, invoke),
+    )
 
 
 def _code_of(function: Any) -> Any:
@@ -200,10 +275,6 @@ def _parameters(name: str, function: Any, code: Any, *, bound: bool) -> list[tup
 
 def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> Iterator[type]:
     for each in alternatives(annotation):
-        if typing.get_origin(each) is list:
-            raise ConfigurationError(
-                f'The handler "{name}" wants a list of messages; batch handlers are not part of this version.'
-            )
         cls = typing.get_origin(each) or each
         if not isinstance(cls, type) or cls in (object, inspect.Parameter.empty, type(None)):
             raise ConfigurationError(
@@ -243,9 +314,9 @@ class HandlersLocator:
             self._by_type[cls] = found
         return found
 
-    def has_async(self, cls: type) -> bool:
-        """Tell whether one of the handlers of this class is an ``async def``."""
-        return any(each.is_async for each in self.of_type(cls))
+    def needs_loop(self, cls: type) -> bool:
+        """Tell whether one of the handlers of this class is an ``async def``, or waits until its batch is complete."""
+        return any(each.is_async or each.batch is not None for each in self.of_type(cls))
 
 
 def scan(module: types.ModuleType) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bus.errors import ConfigurationError, did_you_mean, quoted
+from bus.handlers import HandlerDescriptor
 from bus.message_bus import MessageBus
 from bus.messages import options_of
 from bus.messenger import Messenger
@@ -97,16 +98,18 @@ def _handler_sentences(bus: MessageBus, cls: type) -> Iterable[str]:
     if not handlers:
         yield f'On bus "{bus.name}" nobody handles it.'
     for handler in handlers:
-        notes = _handler_notes(handler.is_async, handler.options.priority, handler.options.from_transport)
+        notes = _handler_notes(handler)
         yield f'On bus "{bus.name}" it is handled by {handler.name}{" (" + ", ".join(notes) + ")" if notes else ""}.'
 
 
-def _handler_notes(is_async: bool, priority: int, from_transport: str | None) -> tuple[str, ...]:
-    notes = ["async"] if is_async else []
-    if priority:
-        notes.append(f"priority {priority}")
-    if from_transport is not None:
-        notes.append(f'from "{from_transport}" only')
+def _handler_notes(handler: HandlerDescriptor) -> tuple[str, ...]:
+    notes = ["async"] if handler.is_async else []
+    if handler.batch is not None:
+        notes.append(f"batches of {handler.batch.size}")
+    if handler.options.priority:
+        notes.append(f"priority {handler.options.priority}")
+    if handler.options.from_transport is not None:
+        notes.append(f'from "{handler.options.from_transport}" only')
     return tuple(notes)
 
 
@@ -120,12 +123,7 @@ def _describe_bus(messenger: Messenger, bus: MessageBus) -> BusDescription:
         handlers = bus.locator.of_type(cls)
         if not handlers and options_of(cls).name is None and inspect.isabstract(cls):
             continue
-        descriptions = tuple(
-            HandlerDescription(
-                each.name, _handler_notes(each.is_async, each.options.priority, each.options.from_transport)
-            )
-            for each in handlers
-        )
+        descriptions = tuple(HandlerDescription(each.name, _handler_notes(each)) for each in handlers)
         transports = tuple(dict.fromkeys(name for _, names in messenger.routing.explain(cls) for name in names))
         messages.append(MessageDescription(next(iter(names_of(cls))), descriptions, transports))
     return BusDescription(

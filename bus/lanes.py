@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,6 +25,7 @@ class ReceivedMessage:
         key: its partition key.
         begun_at: when its attempt began, on the worker's monotonic clock; None before, and where its claim was lost.
         result: what the stack made of it: an envelope, what was raised, or None where nothing is left to settle.
+        resume: lets its stack go on, which has stepped aside until there is a place for it again.
     """
 
     envelope: Envelope
@@ -33,6 +34,7 @@ class ReceivedMessage:
     key: str | None = None
     begun_at: float | None = None
     result: Envelope | BaseException | None = None
+    resume: Callable[[], object] | None = None
     suspect: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class Lanes:
 
     Attributes:
         running: the messages whose attempts run.
+        aside: the messages that have begun and wait without a place, for the rest of their batch.
         ready: how many could begin at once, suspects excepted.
         waiting: how many have not begun.
         suspects: how many suspects are held, running ones included.
@@ -62,8 +65,10 @@ class Lanes:
         "_followers",
         "_lock",
         "_ready",
+        "_returning",
         "_waiting_suspects",
         "allowance",
+        "aside",
         "closed",
         "ready",
         "running",
@@ -74,6 +79,7 @@ class Lanes:
     def __init__(self, receivers: int, concurrency: int) -> None:
         self._concurrency = concurrency
         self.running: set[ReceivedMessage] = set()
+        self.aside: set[ReceivedMessage] = set()
         self.ready = 0
         self.waiting = 0
         self.suspects = 0
@@ -81,6 +87,7 @@ class Lanes:
         self.closed = False
         self._lock = threading.Lock()  # held for a few instructions
         self._ready: tuple[deque[ReceivedMessage], ...] = tuple(deque() for _ in range(receivers))
+        self._returning: deque[ReceivedMessage] = deque()
         self._waiting_suspects: deque[ReceivedMessage] = deque()
         # For each key in hand: those behind the one that is ready or running.
         self._followers: dict[LaneKey, deque[ReceivedMessage]] = {}
@@ -89,7 +96,7 @@ class Lanes:
     @property
     def suspect_is_next(self) -> bool:
         """Whether nothing but a suspect could begin now."""
-        return bool(self._waiting_suspects) and not self.ready and not self.running
+        return bool(self._waiting_suspects) and not self.ready and not self.running and not self.aside
 
     def take_in(self, messages: Sequence[ReceivedMessage]) -> None:
         """Line messages up behind those that came earlier."""
@@ -107,13 +114,21 @@ class Lanes:
                     self._line_up(message)
 
     def begin_next(self, *, suspects: bool) -> ReceivedMessage | None:
-        """Return the next message that may run and count it as running, or None; suspects only where wanted."""
+        """Return the next message that may run and count it as running, or None; suspects only where wanted.
+
+        Those go first that have begun before and stepped aside, and they go on when nothing else may begin any more.
+        """
         with self._lock:
+            if self._returning and len(self.running) < self._concurrency:
+                message = self._returning.popleft()
+                self.aside.remove(message)
+                self.running.add(message)
+                return message
             if self.closed or self._alone or self.allowance == 0 or len(self.running) >= self._concurrency:
                 return None
             if self.ready:
                 message = self._first_ready()
-            elif suspects and self._waiting_suspects and not self.running:
+            elif suspects and self._waiting_suspects and not self.running and not self.aside:
                 message = self._waiting_suspects.popleft()
                 self._alone = True
             else:
@@ -123,6 +138,17 @@ class Lanes:
             self.waiting -= 1
             self.running.add(message)
             return message
+
+    def step_aside(self, message: ReceivedMessage) -> None:
+        """Take a running message's place away, for others to run meanwhile. It has to come back, and end."""
+        with self._lock:
+            self.running.remove(message)
+            self.aside.add(message)
+
+    def come_back(self, message: ReceivedMessage) -> None:
+        """Line a message up for a place that has stepped aside."""
+        with self._lock:
+            self._returning.append(message)
 
     def end(self, message: ReceivedMessage) -> None:
         """Take note that a message has left the worker's hands; the next of its lane may run."""

@@ -160,7 +160,7 @@ class Messenger:
             self.settler,
             self.events,
             options or WorkerOptions(),
-            is_async=lambda envelope: self._bus_of(envelope, forced).locator.has_async(type(envelope.message)),
+            is_async=lambda envelope: self._bus_of(envelope, forced).locator.needs_loop(type(envelope.message)),
         )
 
     def consume(

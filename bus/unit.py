@@ -76,7 +76,7 @@ class Transaction(Protocol):
 
 
 class Unit:
-    """What belongs to one handler's call. ``envelope`` is the message that is being handled.
+    """What belongs to one handler's call. ``envelope`` is the message that is being handled; None for a batch of them.
 
     A call inside a unit with a transaction joins it, within a savepoint, unless it enlists another database.
 
@@ -97,7 +97,7 @@ class Unit:
     _savepoint: str | None = None
     waits = False
 
-    def __init__(self, envelope: Envelope, outer: Unit | SendBatch | None = None) -> None:
+    def __init__(self, envelope: Envelope | None, outer: Unit | SendBatch | None = None) -> None:
         self.envelope = envelope
         if outer is not None and type(outer) is Unit:
             self._outer = outer

@@ -14,13 +14,24 @@ _SHORTEST: Final = 1e-6  # seconds; what a message counts that took no measurabl
 class Window:
     """Counts the messages of one receiver that are not decided on yet, and says how many it may hold.
 
-    One thread calls ``arrived`` and ``suspect``, the one that fetches; any thread calls ``ended``.
+    Those that wait for the rest of their batch do not count: however small the window, a batch gets full. One thread
+    calls ``arrived`` and ``suspect``, the one that fetches; any thread the others.
 
     Attributes:
         capacity: how many messages may be held, those included whose settlement is on its way.
     """
 
-    __slots__ = ("_arrived", "_concurrency", "_ended", "_fixed", "_lock", "_seconds", "_suspicious", "capacity")
+    __slots__ = (
+        "_arrived",
+        "_aside",
+        "_concurrency",
+        "_ended",
+        "_fixed",
+        "_lock",
+        "_seconds",
+        "_suspicious",
+        "capacity",
+    )
 
     def __init__(self, concurrency: int, fetch_size: int | None = None) -> None:
         """``fetch_size`` None: as many as fit into 100 ms at the recent handling time, ``concurrency`` at once."""
@@ -29,14 +40,15 @@ class Window:
         self._seconds = 0.0
         self._arrived = 0
         self._ended = 0
+        self._aside = 0
         self._suspicious = True
         self._lock = threading.Lock()  # around what pool threads write
         self.capacity = 1
 
     @property
     def held(self) -> int:
-        """How many messages are not decided on yet."""
-        return self._arrived - self._ended
+        """How many messages are not decided on yet, those excepted that have stepped aside."""
+        return self._arrived - self._ended - self._aside
 
     def suspect(self) -> None:
         """Hold one at a time until a fresh message is seen: what comes first may have killed the last worker."""
@@ -50,6 +62,16 @@ class Window:
         if fresh and self._suspicious:
             self._suspicious = False
             self.capacity = self._fitting()
+
+    def stepped_aside(self) -> None:
+        """Take note that a message waits for the rest of its batch."""
+        with self._lock:
+            self._aside += 1
+
+    def came_back(self) -> None:
+        """Take note that a message does not wait any longer."""
+        with self._lock:
+            self._aside -= 1
 
     def ended(self, seconds: float | None) -> None:
         """Take note that a message was handled in ``seconds``; None: it was taken away before it began."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from bus import aio
 from bus.attempt import Attempts, RunningMessage
+from bus.batches import Batches, current_seat
 from bus.clock import Clock, SystemClock
 from bus.envelope import Envelope
 from bus.errors import describe
@@ -19,6 +20,7 @@ from bus.events import Events, WorkerIdle, WorkerStarted, WorkerStopped
 from bus.intake import Intake
 from bus.lanes import Lanes, ReceivedMessage
 from bus.messages import UndecodableMessage
+from bus.seats import WorkerSeat
 from bus.settlement import Settler
 from bus.transports.transport import Transport
 from bus.wakeup import WakeUp
@@ -58,7 +60,7 @@ class Worker:
             settler: carries decisions out.
             events: told what happens.
             options: how it works.
-            is_async: whether a message has an ``async def`` handler.
+            is_async: whether a message has a handler that waits on the loop: an ``async def``, or one of batches.
             clock: for tests.
         """
         self.events = events
@@ -73,7 +75,9 @@ class Worker:
         self._reason = "it was asked to stop"
         self._limit_reached = ""
         self._found_empty = False
+        self._found_no_more = False
         self._lanes = Lanes(len(receivers), self._options.concurrency)
+        self._batches = Batches()
         # What only the thread of ``run`` may handle; the loop may begin it too.
         self._for_this_thread: deque[ReceivedMessage] = deque()
 
@@ -132,7 +136,7 @@ class Worker:
         From any thread. Somebody else may begin the running messages at once, so the process has to end right after.
         """
         self._lanes.closed = True
-        for each in list(self._lanes.running):
+        for each in [*self._lanes.running, *self._lanes.aside]:
             each.claim.rest()
         self._intake.abandon()
 
@@ -142,11 +146,14 @@ class Worker:
         """Fetch, start what may start, and sleep when neither brought anything."""
         fetched = self._fetch()
         if self._start() or fetched:
-            self._found_empty = False
+            self._found_empty = self._found_no_more = False
             return
         self._intake.flush()
         if not self._lanes.running:
-            self._idle()
+            if self._lanes.aside:
+                self._flush_batches()
+            else:
+                self._idle()
         starved = not self._lanes.ready
         self._wake_up.sleep(self._intake.seconds_until_due(starved=starved) if self._most() else self._options.sleep)
 
@@ -194,8 +201,19 @@ class Worker:
         else:
             self.events.emit(WorkerIdle())
 
+    def _flush_batches(self) -> None:
+        """Nothing is there but what waits for its batch: have it handled, unless one more look brings more."""
+        if self._found_no_more:
+            self._batches.flush()
+        else:
+            self._intake.make_due()
+        self._found_no_more = not self._found_no_more
+
     def _finish(self) -> None:
-        while self._lanes.running:
+        self._batches.close()
+        while self._lanes.running or self._lanes.aside:
+            while (message := self._lanes.begin_next(suspects=False)) is not None:
+                self._place(message)
             if self._for_this_thread:
                 self._handle(self._for_this_thread.popleft())
             else:
@@ -208,7 +226,10 @@ class Worker:
 
     def _place(self, message: ReceivedMessage) -> None:
         """Hand a message to where it is handled."""
-        if self._runs_on_loop(message):
+        resume, message.resume = message.resume, None
+        if resume is not None:
+            resume()
+        elif self._runs_on_loop(message):
             aio.process_loop().submit(self._handle_on_loop, message)
         elif self._pool is not None:
             self._pool.submit(self._handle_on_pool, message)
@@ -216,6 +237,8 @@ class Worker:
             self._for_this_thread.append(message)
 
     def _runs_on_loop(self, message: ReceivedMessage) -> bool:
+        if message.resume is not None:
+            return True
         if isinstance(message.envelope.message, UndecodableMessage):
             return False
         try:
@@ -244,9 +267,15 @@ class Worker:
 
     def _handle_on_loop(self, message: ReceivedMessage) -> None:
         """Handle a message in a greenlet, which has a context of its own, and hand on the next one."""
+        window = self._intake.receivers[message.receiver].window
+        current_seat.set(WorkerSeat(self._batches, message, self._lanes, window, self._clock, self._move_on))
         self._attempts.make(message)
         self._attempts.conclude(message)
         self._end(message)
+        self._move_on(message)
+
+    def _move_on(self, message: ReceivedMessage) -> None:
+        """Start what may start now that a message on the loop has given up its place, or wants it back."""
         following = self._next_after(message)
         if following is not None:
             self._place(following)

@@ -14,7 +14,7 @@ FORMAT = click.Choice(["txt", "json"])
 
 def duration(text: str) -> float:
     """Return the seconds of a duration with its unit."""
-    from bus.config.durations import parse_duration
+    from bus.durations import parse_duration
 
     try:
         return parse_duration(text) / 1000

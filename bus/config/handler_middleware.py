@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from bus.config.durations import parse_duration
 from bus.config.schema import BusConfig, MiddlewareConfig
 from bus.config.wiring import Wiring
+from bus.durations import parse_duration
 from bus.errors import ConfigurationError, did_you_mean, quoted
 from bus.middleware.base import HandlerMiddleware, Middleware
 from bus.middleware.deduplicate import DeduplicateMiddleware

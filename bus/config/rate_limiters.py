@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus.config.durations import parse_duration
 from bus.config.keys import Free, Keys, MapOf, Text, Whole
+from bus.durations import parse_duration
 from bus.errors import ConfigurationError
 from bus.rate_limit import POLICIES, RateLimit
 

@@ -38,7 +38,7 @@ def build_bus(name: str, config: BusConfig, locator: HandlersLocator, wiring: Wi
     """
     own = [_own(each, wiring) for each in config.middleware if each.name not in WITHOUT_MEANING]
     around_handler = sorted((each for each in own if _is_around_handler(each)), key=_rank)
-    _check_async_handlers(config, locator)
+    _check_handlers_in_transactions(config, locator)
     built_in: dict[str, Middleware] = {
         "default_stamps": DefaultStampsMiddleware(),
         "bus_name": BusNameMiddleware(name),
@@ -121,14 +121,27 @@ def _own(config: MiddlewareConfig, wiring: Wiring) -> Any:
         raise ConfigurationError(f'the middleware "{path}" cannot be built: {describe(error)}') from error
 
 
-def _check_async_handlers(config: BusConfig, locator: HandlersLocator) -> None:
-    """Raise where an ``async def`` handler would run in a transaction, which has no asynchronous session."""
-    found = [each.name for each in locator.descriptors if each.is_async]
-    if found and has_transaction(config):
-        raise ConfigurationError(
-            f'the middleware "transaction" cannot stand around "async def" handlers, and this bus has {quoted(found)}; '
-            'make them plain functions, or give them another bus with @handler(bus="...")'
+def _check_handlers_in_transactions(config: BusConfig, locator: HandlersLocator) -> None:
+    """Raise where a handler would run in a transaction that cannot: an ``async def``, or one of batches.
+
+    There is no asynchronous session. The messages of a batch come together in one call, and a transaction belongs to
+    one message: that of each would be open, and keep other writers out, until the batch is complete.
+    """
+    if not has_transaction(config):
+        return
+    asynchronous = [each.name for each in locator.descriptors if each.is_async]
+    batches = [each.name for each in locator.descriptors if each.batch is not None and not each.is_async]
+    problems = [
+        f'the middleware "transaction" cannot stand around {kind} handlers, and this bus has {quoted(found)}; '
+        f'{advice}, or give them another bus with @handler(bus="...")'
+        for kind, found, advice in (
+            ('"async def"', asynchronous, "make them plain functions"),
+            ("batch", batches, "let them begin and commit a transaction of their own"),
         )
+        if found
+    ]
+    if problems:
+        raise ConfigurationError(*problems)
 
 
 def _rank(middleware: Any) -> int:

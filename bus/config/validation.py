@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from bus.config.durations import parse_duration
 from bus.config.keys import (
     Decimal,
     Duration,
@@ -22,6 +21,7 @@ from bus.config.keys import (
     canonical,
 )
 from bus.config.nodes import Node, Report, Unknown, below, native, origin, shown, suggestion
+from bus.durations import parse_duration
 from bus.errors import ConfigurationError, quoted
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from bus import aio, failpoints
+from bus.batches import call_batch_handler
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError, NoHandlerError
 from bus.handler_arguments import check_given
@@ -130,6 +131,8 @@ def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> set
 
 def call_handler(call: HandlerCall) -> Any:
     """Call the handler itself: the innermost part of the handler stack."""
+    if call.handler.batch is not None:
+        return call_batch_handler(call.handler, call.handler.batch, call.envelope)
     if call.handler.is_async:
         return aio.wait(call.handler.invoke(call.envelope))
     if aio.in_greenlet():

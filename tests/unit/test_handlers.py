@@ -248,10 +248,51 @@ def test_handles_replaces_the_annotation():
     assert only(on_anything).handles == (Placed, Cancelled)
 
 
-def test_a_list_of_messages_is_said_to_be_not_there_yet():
+def test_a_list_of_messages_makes_a_batch_handler():
+    @handler(batch_size=5, batch_wait="50ms")
+    def on_many(events: list[Placed | Cancelled], envelopes: list[Envelope], label: str = "x") -> str:
+        return label + "".join(each.id for each in events) + str(len(envelopes))
+
+    described = only(on_many)
+
+    assert described.handles == (Placed, Cancelled)
+    assert (described.batch.size, described.batch.wait) == (5, 0.05)
+    assert described.invoke(Envelope(Placed("a"))) == "xa1"
+    assert described.batch.invoke([Envelope(Placed("a")), Envelope(Cancelled("b"))]) == "xab2"
+
+
+def test_a_batch_handler_has_a_size_and_a_wait_without_saying_so():
     def on_many(events: list[Placed]) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="batch handlers are not part of this version"):
+    assert (only(on_many).batch.size, only(on_many).batch.wait) == (100, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "annotation", "problem"),
+    [
+        ({"batch_size": 0}, "list[Placed]", "The batch_size of handler .* is 0; it must be at least 1"),
+        ({"batch_wait": "5"}, "list[Placed]", "The batch_wait of handler .*: the number 5 has no unit"),
+        ({"batch_wait": 5}, "list[Placed]", "The batch_wait of handler .*: the number 5 has no unit"),
+        ({"batch_size": 5}, "Placed", 'takes single messages; annotate "events" as a list of them'),
+        ({"batch_wait": "5s"}, "Placed", "takes single messages"),
+    ],
+)
+def test_options_of_a_batch_that_cannot_be_are_refused(options, annotation, problem):
+    def on_many(events): ...
+
+    on_many.__annotations__["events"] = annotation
+
+    with pytest.raises(ConfigurationError, match=problem):
+        only(handler(**options)(on_many))
+
+
+@pytest.mark.parametrize("annotation", ["Envelope", "MessageIdStamp", "MessageIdStamp | None"])
+def test_a_batch_handler_cannot_ask_for_what_each_message_has_its_own_of(annotation):
+    def on_many(events: list[Placed], other): ...
+
+    on_many.__annotations__["other"] = annotation
+
+    with pytest.raises(ConfigurationError, match=r'"other" of batch handler .* may ask for list\[Envelope\]'):
         only(on_many)
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bus.config.durations import parse_duration
 from bus.config.grammar import MESSENGER
 from bus.config.keys import Duration, Keys, ListOf, MapOf, Spec, Whole
+from bus.durations import parse_duration
 from bus.errors import ConfigurationError
 
 
