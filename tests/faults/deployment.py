@@ -16,7 +16,7 @@ from bus.transports.transport import Transport
 from tests.faults.application import JOURNAL_VARIABLE, AsyncJob, Job
 from tests.faults.ledger import Journal, Ledger, Totals
 from tests.faults.processes import Process, Processes
-from tests.faults.waiting import wait_until
+from tests.faults.waiting import PATIENCE, wait_until
 
 CONFIGURATION = """
 messenger:
@@ -75,14 +75,14 @@ class Deployment:
         variables = {"BUS_FAILPOINTS": failpoints} if failpoints else {}
         return self.processes.start("-m", "bus", "consume", "async", *arguments, **variables)
 
-    def drain(self, within: float = 60.0) -> None:
+    def drain(self, within: float = PATIENCE) -> None:
         """Have a worker handle everything that waits, delayed messages too, and stop it."""
         worker = self.worker("--concurrency", "8")
         worker.wait_for_line("Worker started")
         self.wait_until_empty(worker, within)
         worker.stop()
 
-    def wait_until_empty(self, worker: Process | None = None, within: float = 60.0) -> None:
+    def wait_until_empty(self, worker: Process | None = None, within: float = PATIENCE) -> None:
         """Wait until no message waits, is delayed or in flight; the worker must live meanwhile."""
 
         def is_empty() -> bool:
@@ -95,7 +95,7 @@ class Deployment:
         counts = self.counts()
         return not (counts.ready or counts.delayed or counts.in_flight or counts.parked)
 
-    def wait_for(self, what: str, number: int | None = None, count: int = 1, within: float = 60.0) -> None:
+    def wait_for(self, what: str, number: int | None = None, count: int = 1, within: float = PATIENCE) -> None:
         """Wait until the journal has so many such events."""
         wait_until(
             lambda: self.journal.count(what, number) >= count, f"{count} times {what} {number or ''} is noted", within

@@ -14,7 +14,7 @@ from tests.faults.deployment import Deployment
 from tests.faults.figures import Figures
 from tests.faults.ledger import BEGUN, DONE
 from tests.faults.sizes import CLAIMING_PROCESSES, DELAYED, LONG_HANDLER_SECONDS, Delays
-from tests.faults.waiting import wait_until
+from tests.faults.waiting import PATIENCE, wait_until
 
 ROWS = 20_000
 LATE = 1.0  # seconds that a delayed message may come late: the longest pause between two looks
@@ -57,12 +57,14 @@ def test_delays_are_kept_across_restarts_and_do_not_wait_for_longer_ones(
         deployment.publish([Job(number)], [DelayStamp(milliseconds)])
         latest[number] = time.time() + milliseconds / 1000
     for restart in range(size.restarts):
-        deployment.wait_for(DONE, count=size.messages * (restart + 1) // (size.restarts + 2), within=size.longest + 60)
+        deployment.wait_for(
+            DONE, count=size.messages * (restart + 1) // (size.restarts + 2), within=size.longest + PATIENCE
+        )
         # One of the two works all the time, so that no delay waits for a start.
         workers[restart % 2].stop()
         workers[restart % 2] = deployment.worker()
         workers[restart % 2].wait_for_line("Worker started")
-    deployment.wait_until_empty(within=size.longest + 60)
+    deployment.wait_until_empty(within=size.longest + PATIENCE)
     for worker in workers:
         worker.stop()
 
@@ -120,7 +122,7 @@ def test_a_handler_that_takes_long_keeps_its_message(seconds: float, deployment:
     worker = deployment.worker("--fetch-size", "3")
     deployment.wait_for(BEGUN, 0)
     others = [deployment.worker() for _ in range(2)]
-    deployment.wait_for(DONE, 0, within=seconds + 60)
+    deployment.wait_for(DONE, 0, within=seconds + PATIENCE)
     deployment.wait_until_empty()
     for each in (worker, *others):
         each.stop()

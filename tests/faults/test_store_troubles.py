@@ -19,7 +19,7 @@ from tests.faults.figures import Figures
 from tests.faults.ledger import BEGUN, DONE
 from tests.faults.processes import Process
 from tests.faults.sizes import FULL_DISK_SECONDS, LOCKED_SECONDS, OPEN_TRANSACTION_SECONDS
-from tests.faults.waiting import wait_until
+from tests.faults.waiting import PATIENCE, wait_until
 
 SEND_DEADLINE = 5.0
 SLACK = 2.0  # seconds by which a busy machine may miss a deadline
@@ -169,7 +169,7 @@ def test_a_transaction_that_a_handler_keeps_open_costs_no_claim(
     deployment.wait_for(BEGUN, 10)
     other = deployment.worker("--fetch-size", "20")
     other.wait_for_line("Worker started")
-    deployment.wait_for(DONE, 10, within=seconds + 60)
+    deployment.wait_for(DONE, 10, within=seconds + PATIENCE)
     deployment.wait_until_empty()
     holder.stop()
     other.stop()
