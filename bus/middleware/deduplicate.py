@@ -57,9 +57,12 @@ class DeduplicateMiddleware:
         Raises:
             TransportError: the store does not answer; the message was not dispatched.
         """
-        stamp = envelope.last(DeduplicateStamp)
-        if stamp is None:
-            return call_next(envelope)
+        for stamp in reversed(envelope.stamps):
+            if type(stamp) is DeduplicateStamp:
+                return self._with_key(envelope, stamp, call_next)
+        return call_next(envelope)
+
+    def _with_key(self, envelope: Envelope, stamp: DeduplicateStamp, call_next: CallNext) -> Envelope:
         if envelope.last(ReceivedStamp) is None:
             return self._dispatched(envelope, stamp, call_next)
         if stamp.only_deduplicate_in_queue:

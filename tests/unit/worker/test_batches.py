@@ -21,8 +21,11 @@ from bus import (
     handler,
     message,
 )
+from bus.batches import Batches
 from bus.errors import ConfigurationError
 from bus.inspection import describe_buses
+from bus.lanes import Lanes, ReceivedMessage
+from bus.seats import WorkerSeat
 from bus.stamps import (
     DispatchAfterCurrentBusStamp,
     MessageIdStamp,
@@ -30,6 +33,9 @@ from bus.stamps import (
     RedeliveryStamp,
     TransportNamesStamp,
 )
+from bus.testing.clock import FakeClock
+from bus.transports.base import Claim
+from bus.window import Window
 
 LONG = "1h"  # a wait that no test sees the end of
 
@@ -326,8 +332,9 @@ def test_without_a_worker_the_error_of_the_message_is_that_of_the_handler() -> N
     assert [type(each) for each in caught.value.errors.values()] == [LookupError]
 
 
-def test_what_is_sent_inside_leaves_when_one_message_at_least_was_handled() -> None:
-    outcomes: list[BaseException | None] = [ValueError("all"), BatchFailedError({0: ValueError("one")}), None]
+@pytest.mark.parametrize("all_fail", [ValueError("all"), BatchFailedError({0: ValueError(), 1: ValueError()})])
+def test_what_is_sent_inside_leaves_when_one_message_at_least_was_handled(all_fail: Exception) -> None:
+    outcomes: list[BaseException | None] = [all_fail, BatchFailedError({0: ValueError("one")}), None]
 
     def act(given: list[Row]) -> None:
         messenger.bus.dispatch(Sent(len(record.batches)), [TransportNamesStamp("out")])
@@ -389,6 +396,20 @@ def test_a_message_that_may_have_killed_a_worker_is_handled_alone() -> None:
 
     assert [3] in record.batches
     assert sorted(number for each in record.batches for number in each) == list(range(6))
+
+
+def test_a_suspect_does_not_wait_for_others() -> None:
+    lanes, window = Lanes(1, 1), Window(1)
+    seats = {}
+    for deliveries in (1, 2):
+        received = ReceivedMessage(Envelope(Row(1)), Claim(deliveries, deliveries, "queue"), 0)
+        lanes.take_in([received])
+        begun = lanes.begin_next(suspects=True)
+        assert begun is received
+        seats[deliveries] = WorkerSeat(Batches(), received, lanes, window, FakeClock(), lambda message: None).may_leave
+        lanes.end(received)
+
+    assert seats == {1: True, 2: False}
 
 
 def test_messages_of_one_key_are_in_one_batch_only_one_at_a_time_and_in_their_order() -> None:
