@@ -32,6 +32,8 @@ class Delays:
 
 
 RANDOM_KILLS = sizes(Kills(20, 2_000), Kills(200, 50_000))
+EXACTLY_ONCE_ROUNDS = sizes(1, 12)
+EXACTLY_ONCE_KILLS = sizes(Kills(3, 100), Kills(100, 5_000))
 STEP_ROUNDS = sizes(3, 12)
 GIVE_BACKS = sizes(20, 100)
 FUZZED_SLICES = sizes(1, 50)  # of 20,000 generated messages each
