@@ -89,6 +89,7 @@ class Messenger:
         self.settler = parts.settler
         self._stores = parts.stores
         self._outboxes = parts.outboxes
+        self._closing = parts.closing
 
     @classmethod
     def from_yaml(
@@ -263,6 +264,8 @@ class Messenger:
         self._outboxes.close()
         for transport in self.transports.values():
             transport.close()
+        for close in self._closing:
+            close()
         self._stores.close()
 
     def __enter__(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +54,7 @@ class Parts:
     settler: Settler
     stores: Stores
     outboxes: Outboxes
+    closing: Sequence[Callable[[], None]]
 
 
 class _Builder:
@@ -110,6 +111,7 @@ class _Builder:
             settler=Settler(real, given_up_to, events),
             stores=stores,
             outboxes=outboxes,
+            closing=wiring.closing,
         )
 
     def _discover(self, imports: Iterable[str]) -> Discovered:

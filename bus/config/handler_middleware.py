@@ -38,7 +38,9 @@ def _transaction(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
 
     given = _arguments(config, ("connection",))
     path, outbox = wiring.outboxes.at('The middleware "transaction"', given.get("connection", DEFAULT_CONNECTION))
-    return TransactionMiddleware(path, outbox)
+    middleware = TransactionMiddleware(path, outbox)
+    wiring.closing.append(middleware.close)
+    return middleware
 
 
 FACTORIES: Final[Mapping[str, Callable[[MiddlewareConfig, Wiring], Middleware | HandlerMiddleware]]] = {

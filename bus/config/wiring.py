@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from bus.handler_arguments import Container
 from bus.outbox.outboxes import Outboxes
@@ -16,7 +16,7 @@ from bus.transports.transport import Transport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wiring:
-    """The parts that middleware works with."""
+    """The parts that middleware works with. ``closing`` collects what is called when the messenger closes."""
 
     routing: Routing
     transports: Mapping[str, Transport | SyncTransport]
@@ -26,3 +26,4 @@ class Wiring:
     container: Container | None
     stores: Stores
     outboxes: Outboxes
+    closing: list[Callable[[], None]] = field(default_factory=list)

@@ -10,11 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
-from sqlalchemy import URL, Connection, Engine, NullPool, RootTransaction, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Pool, RootTransaction, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from bus.errors import BusError, ConnectionLostError
+from bus.forking import forget_in_children
 from bus.handler_arguments import given_resources
 from bus.middleware.base import CallHandler, HandlerCall
 from bus.outbox.relay import Outbox
@@ -26,6 +27,9 @@ from bus.unit import Sender
 _SLICE: Final = 0.25  # seconds that SQLite waits inside a call for another writer
 _PATIENCE: Final = 30.0  # seconds that a handler waits for another writer
 _PAUSE: Final = (0.001, 0.02)  # seconds between two tries
+
+# Connections that a forked child found: closing them, as forgetting them does, would disturb the parent's.
+_inherited: list[Pool] = []
 
 
 class TransactionMiddleware:
@@ -47,6 +51,7 @@ class TransactionMiddleware:
         self._name = database_name(path)
         self._outbox = outbox
         self._engine = _engine(path)
+        forget_in_children(self)
 
     def __call__(self, call: HandlerCall, call_next: CallHandler) -> object:
         """Call the handler within a transaction: that of the call around this one, if it is on the same database."""
@@ -66,6 +71,15 @@ class TransactionMiddleware:
             given_resources.reset(token)
         resources.finish()
         return result
+
+    def close(self) -> None:
+        """Let go of the connections that are kept. Idempotent; the next call opens new ones."""
+        self._engine.dispose()
+
+    def forget(self) -> None:
+        """Leave the connections to the parent process. Called in a forked child."""
+        _inherited.append(self._engine.pool)
+        self._engine.dispose(close=False)
 
 
 class SqlTransaction:
@@ -191,8 +205,8 @@ def _engine(path: Path) -> Engine:
         URL.create("sqlite", database=str(path)),
         # The driver begins no transaction by itself: ours begins by writing, see _begin.
         connect_args={"isolation_level": None, "check_same_thread": False, "timeout": _SLICE},
-        # A connection for each call: opening a file is cheap beside its commit, and a fork inherits none.
-        poolclass=NullPool,
+        # As many connections as handlers run; a few are kept, for opening one costs as much as a small handler.
+        max_overflow=-1,
     )
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "before_cursor_execute", _before_statement)

@@ -60,7 +60,7 @@ class Renewal:
         while True:
             with self._changed:
                 now = time.monotonic()
-                due = [(token, lease) for token, lease in self._leases.items() if lease.due <= now]
+                due = [(token, lease) for token, lease in list(self._leases.items()) if lease.due <= now]
                 if not due and not self._sleep(now):
                     self._thread = None
                     return
@@ -69,8 +69,9 @@ class Renewal:
 
     def _sleep(self, now: float) -> bool:
         """Wait until something is due; False: there was nothing to renew for a while."""
-        if self._leases:
-            self._changed.wait(min(lease.due for lease in self._leases.values()) - now)
+        leases = list(self._leases.values())
+        if leases:
+            self._changed.wait(min(lease.due for lease in leases) - now)
             return True
         return self._changed.wait(_IDLE) or bool(self._leases)
 

@@ -74,8 +74,9 @@ class SqlStore:
     # --- the four steps ---
 
     def put_if_absent(self, key: str, value: str, ttl: float | None = None) -> bool:
-        """Store a value unless the key has one."""
-        return self._change(_SQL.put_if_absent, {"put_key": key, "new": value, "ends": self._end(ttl)})
+        """Store a value unless the key has one. A power failure may undo it, along with who put it there."""
+        parameters = {"put_key": key, "new": value, "ends": self._end(ttl)}
+        return self._change(_SQL.put_if_absent, parameters, lasts=False)
 
     def swap(self, key: str, expected: str, value: str, ttl: float | None = None) -> bool:
         """Replace one value by another."""
@@ -132,7 +133,7 @@ class SqlStore:
 
     # --- the database ---
 
-    def _change(self, statement: str, parameters: Parameters) -> bool:
+    def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True) -> bool:
         def change(cursor: sqlite3.Cursor) -> bool:
             self._prepare(cursor)
             return cursor.execute(statement, {**parameters, "now": self._now()}).rowcount == 1
@@ -141,7 +142,7 @@ class SqlStore:
         if joined is not None:
             return change(joined.cursor())
         try:
-            changed = self._database.write(change, within=_PATIENCE)
+            changed = self._database.write(change, within=_PATIENCE, lasts=lasts)
         except TransportError:
             self._has_table = False  # it may have been dropped
             raise

@@ -69,6 +69,7 @@ class Database:
         )
         self._guard = threading.Lock()
         self._connection: PoolProxiedConnection | None = None
+        self._waits_for_disk = True
         self._identity: tuple[int, int] | None = None
         self._closed = threading.Event()
 
@@ -76,16 +77,18 @@ class Database:
         """Run ``work`` without a transaction; writers do not disturb it. Raises TransportError."""
         return self._persist(lambda: work(self._connected().cursor()), _READING)
 
-    def write(self, work: Callable[[sqlite3.Cursor], T], *, within: float) -> T:
+    def write(self, work: Callable[[sqlite3.Cursor], T], *, within: float, lasts: bool = True) -> T:
         """Run ``work`` in one write transaction and commit it; it may run several times.
 
-        Waits ``within`` seconds for other writers, or until ``close``.
+        Waits ``within`` seconds for other writers, or until ``close``. What is not to last (``lasts=False``) survives
+        the death of every process, and may be undone by a power failure, like everything after it: the commit does not
+        wait for the disk.
 
         Raises:
             SendUnknown: the commit failed in a way that leaves open whether it took effect.
             TransportError: anything else; nothing took effect.
         """
-        return self._persist(lambda: self._writing(work), within)
+        return self._persist(lambda: self._writing(work, lasts), within)
 
     def inspect(self, look: Callable[[Engine], T]) -> T:
         """Run ``look``, which opens a connection of its own. Raises TransportError."""
@@ -144,10 +147,13 @@ class Database:
                 ) from error
             closed.wait(random.uniform(*_PAUSE))  # noqa: S311 - spreads load, hides nothing
 
-    def _writing(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+    def _writing(self, work: Callable[[sqlite3.Cursor], T], lasts: bool) -> T:
         connection = self._connected()
         cursor = connection.cursor()
         try:
+            if lasts != self._waits_for_disk:
+                cursor.execute(f"PRAGMA synchronous = {'FULL' if lasts else 'NORMAL'}")
+                self._waits_for_disk = lasts
             # Not deferred: a transaction that begins by reading cannot become a writing one once somebody else has
             # written, and SQLite does not wait then (SQLITE_BUSY_SNAPSHOT).
             cursor.execute("BEGIN IMMEDIATE")
@@ -179,6 +185,7 @@ class Database:
             except BaseException:
                 proxied.close()
                 raise
+            self._waits_for_disk = True
             self._connection, self._identity = proxied, _identity(self.path)
         return cast("sqlite3.Connection", self._connection.driver_connection)
 

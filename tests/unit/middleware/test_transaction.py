@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -565,3 +566,24 @@ def test_nothing_is_logged_as_an_error_when_all_goes_well(make: Make, caplog: py
     messenger.close()
 
     assert caplog.records == []
+
+
+def test_a_forked_child_uses_connections_of_its_own(make: Make, database: Path) -> None:
+    def place(event: Placed, session: Session) -> None:
+        session.add(Order(id=event.id))
+
+    messenger = make(place)
+    messenger.dispatch(Placed("parent"))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            messenger.dispatch(Placed("child"))
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    messenger.dispatch(Placed("parent again"))
+
+    assert status == 0
+    assert orders(database) == ["child", "parent", "parent again"]
