@@ -11,8 +11,8 @@ class Store(Protocol):
     """Keeps texts by key, for all processes that share it.
 
     Thread-safe. Every method is one atomic step that survives this process when it returns, and blocks until the store
-    has answered; within a greenlet or on an event loop it is called through ``aio.blocking``. ``ttl`` is in seconds, counted by the
-    store's own clock; None keeps the value until it is deleted. A value whose time is over is not there.
+    has answered; within a greenlet or on an event loop it is called through ``aio.blocking``. ``ttl`` is in seconds,
+    counted by the store's own clock; None keeps the value until it is deleted. A value whose time is over is not there.
 
     Every method raises TransportError where the store does not answer. Whether the step was made is unknown then:
     repeating ``put_if_absent`` may find one's own value, which ``get`` shows.
