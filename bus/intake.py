@@ -13,6 +13,7 @@ from bus.clock import Clock
 from bus.envelope import Envelope
 from bus.errors import AccessDeniedError, ConfigurationError, TransportError, describe
 from bus.lanes import ReceivedMessage
+from bus.ordered import InPlace, RestingLanes
 from bus.polling import Polling
 from bus.stamps import ClaimStamp, PartitionKeyStamp
 from bus.throttle import Throttle
@@ -29,10 +30,11 @@ _CLOSING: Final = 5.0  # seconds that all receivers together get to let go of th
 class Receiver:
     """A transport as the worker sees it: how much it may hold, and when it is asked."""
 
-    __slots__ = ("contacted", "polling", "position", "throttle", "transport", "window")
+    __slots__ = ("contacted", "polling", "position", "resting", "throttle", "transport", "window")
 
-    def __init__(self, position: int, transport: Transport, options: WorkerOptions) -> None:
+    def __init__(self, position: int, transport: Transport, options: WorkerOptions, resting: RestingLanes) -> None:
         self.position = position
+        self.resting = resting
         self.transport = transport
         self.window = Window(options.concurrency, options.fetch_size)
         self.polling = Polling(options.sleep)
@@ -41,8 +43,9 @@ class Receiver:
 
     @property
     def free(self) -> int:
-        """How many messages may be fetched: what it holds and what is not settled yet count."""
-        return self.window.capacity - self.window.held - self.transport.unsettled
+        """How many messages may be fetched: what it holds and what is not settled yet count, resting lanes do not."""
+        held = self.window.held - self.resting.held(self.position)
+        return self.window.capacity - held - self.transport.unsettled
 
     def has_room(self, *, starved: bool) -> bool:
         """Tell whether half of the window is free, or any of it when the worker is starved."""
@@ -65,9 +68,15 @@ class Intake:
     """
 
     def __init__(
-        self, transports: Sequence[Transport], options: WorkerOptions, clock: Clock, wake: Callable[[], None]
+        self,
+        transports: Sequence[Transport],
+        options: WorkerOptions,
+        clock: Clock,
+        wake: Callable[[], None],
+        resting: RestingLanes | None = None,
     ) -> None:
-        self.receivers = tuple(Receiver(at, each, options) for at, each in enumerate(transports))
+        self._resting = RestingLanes() if resting is None else resting
+        self.receivers = tuple(Receiver(at, each, options, self._resting) for at, each in enumerate(transports))
         self._options = options
         self._clock = clock
         self._wake = wake
@@ -170,9 +179,14 @@ class Intake:
         receiver.polling.asked()
         if not receiver.contacted:
             receiver.polling.can_wake = receiver.transport.wakes(lambda: self._arrived(receiver))
+        self._pause_full_partitions(receiver)
         envelopes = receiver.transport.get(limit, self._options.queues)
         receiver.contacted = True
         messages = [_received(each, receiver.position) for each in envelopes]
+        if receiver.transport.ordered_window is not None:
+            for each in messages:
+                if each.key is not None and each.claim.partition is not None:
+                    each.claim.in_place = InPlace(each, self._clock)
         suspects = sum(each.suspect for each in messages)
         if messages:
             receiver.window.arrived(len(messages), fresh=suspects < len(messages))
@@ -183,6 +197,11 @@ class Intake:
         if receiver.polling.answered(self._clock.monotonic(), len(messages), full=full):
             logger.info('Transport "%s" can be read again', receiver.transport.name)
         return messages
+
+    def _pause_full_partitions(self, receiver: Receiver) -> None:
+        window = receiver.transport.ordered_window
+        if window is not None:
+            receiver.transport.pause(self._resting.full_partitions(receiver.position, window))
 
     def _arrived(self, receiver: Receiver) -> None:
         receiver.polling.wake()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from bus.envelope import Envelope
+from bus.ordered import RestingLanes
 from bus.transports.base import Claim
 
 LaneKey: TypeAlias = tuple[int, str]
@@ -26,6 +27,7 @@ class ReceivedMessage:
         begun_at: when its attempt began, on the worker's monotonic clock; None before, and where its claim was lost.
         result: what the stack made of it: an envelope, what was raised, or None where nothing is left to settle.
         resume: lets its stack go on, which has stepped aside until there is a place for it again.
+        again_at: when it is begun again, where it waits in place after an attempt; None otherwise.
     """
 
     envelope: Envelope
@@ -35,6 +37,7 @@ class ReceivedMessage:
     begun_at: float | None = None
     result: Envelope | BaseException | None = None
     resume: Callable[[], object] | None = None
+    again_at: float | None = None
     suspect: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +57,7 @@ class Lanes:
         aside: the messages that have begun and wait without a place, for the rest of their batch.
         ready: how many could begin at once, suspects excepted.
         waiting: how many have not begun.
+        resting: the lanes that wait until a failed message is tried again in place.
         suspects: how many suspects are held, running ones included.
         allowance: how many may still begin; None: any number.
         closed: nothing begins any more.
@@ -71,6 +75,7 @@ class Lanes:
         "aside",
         "closed",
         "ready",
+        "resting",
         "running",
         "suspects",
         "waiting",
@@ -83,6 +88,7 @@ class Lanes:
         self.ready = 0
         self.waiting = 0
         self.suspects = 0
+        self.resting = RestingLanes()
         self.allowance: int | None = None
         self.closed = False
         self._lock = threading.Lock()  # held for a few instructions
@@ -109,6 +115,7 @@ class Lanes:
                     self._line_up(message)
                 elif (followers := self._followers.get((message.receiver, message.key))) is not None:
                     followers.append(message)
+                    self.resting.follow((message.receiver, message.key))
                 else:
                     self._followers[message.receiver, message.key] = deque()
                     self._line_up(message)
@@ -153,12 +160,7 @@ class Lanes:
     def end(self, message: ReceivedMessage) -> None:
         """Take note that a message has left the worker's hands; the next of its lane may run."""
         with self._lock:
-            self.running.remove(message)
-            if self.allowance is not None and message.begun_at is None:
-                self.allowance += 1
-            if message.suspect:
-                self.suspects -= 1
-                self._alone = False
+            self._leave(message)
             if message.key is not None:
                 followers = self._followers[message.receiver, message.key]
                 if followers:
@@ -166,7 +168,36 @@ class Lanes:
                 else:
                     del self._followers[message.receiver, message.key]
 
+    def rest(self, message: ReceivedMessage) -> None:
+        """Have a message wait in place until ``again_at``, and those of its lane behind it."""
+        assert message.key is not None
+        message.claim.rest()
+        with self._lock:
+            self._leave(message)
+            # It has ended an attempt, so it is not what kills workers.
+            message.suspect = False
+            message.begun_at = message.result = None
+            self.waiting += 1
+            lane = message.receiver, message.key
+            self.resting.add(lane, message, len(self._followers[lane]))
+
+    def rouse(self, now: float) -> None:
+        """Line up the resting messages that are due."""
+        with self._lock:
+            for lane, message in self.resting.due(now):
+                self.resting.remove(lane, len(self._followers[lane]))
+                message.again_at = None
+                self._line_up(message)
+
     # --- the caller holds the lock ---
+
+    def _leave(self, message: ReceivedMessage) -> None:
+        self.running.remove(message)
+        if self.allowance is not None and message.begun_at is None:
+            self.allowance += 1
+        if message.suspect:
+            self.suspects -= 1
+            self._alone = False
 
     def _line_up(self, message: ReceivedMessage) -> None:
         if message.suspect:

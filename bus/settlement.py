@@ -125,6 +125,8 @@ class Settler:
             return "handled", None
         envelope = attempted(received, result)
         if isinstance(decision, RetryDecisionStamp):
+            if claim.in_place is not None and not claim.in_place.has_time_for(decision.delay):
+                return self._give_up(transport, claim, envelope, decision.error), decision.error
             return _retry(transport, envelope, decision), decision.error
         if isinstance(decision, PostponeDecisionStamp):
             return _wait_for_the_other(transport, envelope, decision.error), decision.error

@@ -68,7 +68,8 @@ class Worker:
         self._has_async_handler = is_async
         self._clock = clock or SystemClock()
         self._wake_up = WakeUp()
-        self._intake = Intake(receivers, self._options, self._clock, self._wake_up.ring)
+        self._lanes = Lanes(len(receivers), self._options.concurrency)
+        self._intake = Intake(receivers, self._options, self._clock, self._wake_up.ring, self._lanes.resting)
         self._attempts = Attempts(dispatch, settler, events, receivers, self._clock)
         self._pool: ThreadPoolExecutor | None = None
         self._context = contextvars.Context()
@@ -76,7 +77,6 @@ class Worker:
         self._limit_reached = ""
         self._found_empty = False
         self._found_no_more = False
-        self._lanes = Lanes(len(receivers), self._options.concurrency)
         self._batches = Batches()
         # What only the thread of ``run`` may handle; the loop may begin it too.
         self._for_this_thread: deque[ReceivedMessage] = deque()
@@ -144,6 +144,8 @@ class Worker:
 
     def _turn(self) -> None:
         """Fetch, start what may start, and sleep when neither brought anything."""
+        if self._lanes.resting:
+            self._lanes.rouse(self._clock.monotonic())
         fetched = self._fetch()
         if self._start() or fetched:
             self._found_empty = self._found_no_more = False
@@ -154,8 +156,14 @@ class Worker:
                 self._flush_batches()
             else:
                 self._idle()
+        self._wake_up.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Return the seconds for which nothing has to be done, unless somebody wakes this thread."""
         starved = not self._lanes.ready
-        self._wake_up.sleep(self._intake.seconds_until_due(starved=starved) if self._most() else self._options.sleep)
+        pause = self._intake.seconds_until_due(starved=starved) if self._most() else self._options.sleep
+        resting = self._lanes.resting
+        return min(pause, resting.seconds_until_look(self._clock.monotonic())) if resting else pause
 
     def _most(self) -> int:
         """Return how many messages may be fetched at all."""
@@ -163,7 +171,10 @@ class Worker:
         if lanes.suspects:
             # What a suspect kills would take the innocent with it: nothing else is claimed while one is held.
             return 0
-        return _ANY_NUMBER if lanes.allowance is None else max(0, lanes.allowance - lanes.waiting)
+        return _ANY_NUMBER if lanes.allowance is None else max(0, lanes.allowance - self._ready_to_begin())
+
+    def _ready_to_begin(self) -> int:
+        return self._lanes.waiting - self._lanes.resting.held_in_all
 
     def _fetch(self) -> bool:
         most = self._most()
@@ -192,7 +203,7 @@ class Worker:
         """Nothing is there and nothing is being handled."""
         if self._lanes.allowance == 0:
             self.stop(self._limit_reached)
-        elif self._options.stop_when_empty and self._intake.healthy:
+        elif self._options.stop_when_empty and self._intake.healthy and not self._lanes.resting:
             if self._found_empty:
                 self.stop("the receivers are empty")
             # One more look at all of them, now that every settlement took effect.
@@ -283,6 +294,10 @@ class Worker:
                 self._wake_up.ring()
 
     def _end(self, message: ReceivedMessage) -> None:
+        if message.again_at is not None:
+            self._lanes.rest(message)
+            self._wake_up.ring()
+            return
         self._lanes.end(message)
         seconds = self._clock.monotonic() - message.begun_at if message.begun_at is not None else None
         self._intake.receivers[message.receiver].window.ended(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bus.clock import Clock, SystemClock
@@ -30,7 +30,8 @@ from bus.retry import RetryStrategy
 from bus.routing import Routing
 from bus.serializer import JsonSerializer, Serializer
 from bus.settlement import Settler
-from bus.store.registry import Stores
+from bus.store.ownership import Ownership
+from bus.store.registry import StoreFactory, Stores
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext, create_driver
 from bus.transports.sync import SyncTransport
@@ -74,7 +75,7 @@ class _Builder:
         handlers = self._handlers([*found.handlers, *targets])
         types = self._types(found, handlers)
         routing = self._routing(types)
-        context = DriverContext(connections=self._config.connections, clock=self._clock)
+        context = self._driver_context()
         stores = self._stores(context)
         self._stop_at_problems()
         assert stores is not None
@@ -113,6 +114,14 @@ class _Builder:
             outboxes=outboxes,
             closing=wiring.closing,
         )
+
+    def _driver_context(self) -> DriverContext:
+        plain = DriverContext(connections=self._config.connections, clock=self._clock)
+
+        def ownership(dsn: str, queue: str) -> Ownership:
+            return Ownership(StoreFactory(dsn, plain).get(), queue)
+
+        return replace(plain, ownership=ownership)
 
     def _discover(self, imports: Iterable[str]) -> Discovered:
         modules = [import_module("__main__")]

@@ -66,6 +66,11 @@ class Claims:
             self._renewal.add(key, token, lease)
         return state
 
+    def is_claimed(self, key: str) -> bool:
+        """Tell whether somebody holds a claim on a key, us included; one that is done is not claimed."""
+        found = self.store.get(key)
+        return found is not None and found != _DONE and not self._is_free(found)
+
     def renew(self, key: str, token: str, lease: float = LEASE) -> bool:
         """Keep a claim for another lease; False: somebody else has it. Writes nothing where no time runs."""
         if self._living is not None:

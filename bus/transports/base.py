@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -12,6 +12,7 @@ from bus.errors import TransportError
 from bus.stamps import NonSendableStamp
 
 if TYPE_CHECKING:
+    from bus.envelope import Envelope
     from bus.unit import Transaction
 
 
@@ -41,6 +42,16 @@ class Sent:
     transport_id: str | int | None = None
 
 
+class WaitsInPlace(Protocol):
+    """What keeps a message that is put back at the head of its lane, so that its followers do not overtake it."""
+
+    def has_time_for(self, delay_ms: int) -> bool:
+        """Tell whether it may be retried once more after this delay; otherwise it is given up."""
+
+    def wait(self, envelope: Envelope, delay_ms: int) -> None:
+        """Have the message begun again after the delay. Its claim stays."""
+
+
 # One lock for all claims: it is held for two assignments, and a lock per claim would cost more than it saves.
 _beginning = threading.Lock()
 # Held across a fork, so that no other thread can hold it then and leave it locked in the child for ever.
@@ -60,19 +71,40 @@ class Claim:
         origin: the queue, topic+group or stream+group that it came from; retry queues report the main one.
         native: the driver's ``*ReceivedStamp``, or None.
         has_stable_id: whether ``transport_id`` is the same at every delivery of this copy.
+        partition: the partition that it came from, which this process owns; None: from none.
+        in_place: where the message waits when it is put back, set by a worker that keeps order; None: in the transport.
     """
 
     has_stable_id: ClassVar[bool] = True
 
-    __slots__ = ("_begun", "_pid", "_settled", "_withdrawn", "deliveries", "native", "origin", "transport_id")
+    __slots__ = (
+        "_begun",
+        "_pid",
+        "_settled",
+        "_withdrawn",
+        "deliveries",
+        "in_place",
+        "native",
+        "origin",
+        "partition",
+        "transport_id",
+    )
 
     def __init__(
-        self, transport_id: str | int, deliveries: int, origin: str, native: NonSendableStamp | None = None
+        self,
+        transport_id: str | int,
+        deliveries: int,
+        origin: str,
+        native: NonSendableStamp | None = None,
+        *,
+        partition: int | None = None,
     ) -> None:
         self.transport_id = transport_id
         self.deliveries = deliveries
         self.origin = origin
         self.native = native
+        self.partition = partition
+        self.in_place: WaitsInPlace | None = None
         self._begun = False
         self._withdrawn = False
         self._settled = False
@@ -278,3 +310,18 @@ class TakesMessages(Protocol):
 
     def send(self, transport: str, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
         """Keep messages durably until the transport has them. Raises TransportError where they are not kept."""
+
+
+@runtime_checkable
+class HasPartitions(Protocol):
+    """A driver whose keyed messages stand in partitions, each read by one live worker."""
+
+    @property
+    def ordered_window(self) -> int | None:
+        """How many messages may wait behind failing ones before their partition pauses.
+
+        None: a message that fails does not hold back those of its key; it is requeued.
+        """
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Hand out nothing of these partitions from now on, and of the others again."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from bus.clock import Clock, SystemClock
 from bus.errors import ConfigurationError, MissingExtraError, did_you_mean, quoted
 from bus.transports.base import Driver
 from bus.transports.dsn import Dsn
+
+if TYPE_CHECKING:
+    from bus.store.ownership import Ownership
 
 ENTRY_POINT_GROUP: Final = "bus.transports"
 
@@ -48,12 +51,14 @@ _NOT_IN_THIS_VERSION: Final = frozenset(
 class DriverContext:
     """What a driver may need besides its own DSN and options.
 
-    ``connections`` maps a name to a database URL. ``clock`` tells due times where no server does.
+    ``connections`` maps a name to a database URL. ``clock`` tells due times where no server does. ``ownership``
+    makes what keeps the owners of a queue's partitions, from the DSN of a store and the name of the queue.
     """
 
     connections: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    ownership: Callable[[str, str], Ownership] | None = None
 
 
 class DriverFactory(Protocol):

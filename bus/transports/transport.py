@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from bus import aio
@@ -20,6 +20,7 @@ from bus.transports.base import (
     Delivery,
     Discard,
     Driver,
+    HasPartitions,
     HasQueues,
     JoinsTransactions,
     Lists,
@@ -69,6 +70,7 @@ class Transport:
         self.name = name
         self.rate_limiter: RateLimiter | None = None
         self.driver = driver
+        self._partitioned = driver if isinstance(driver, HasPartitions) else None
         self.max_deliveries = max_deliveries
         self.clock = clock or SystemClock()
         self.outbox = outbox
@@ -171,6 +173,16 @@ class Transport:
             return self._codec.leave_undecoded(delivery, undecoded_reason(delivery.claim.deliveries))
         return self._codec.decode(delivery)
 
+    @property
+    def ordered_window(self) -> int | None:
+        """How many messages may wait behind failing ones in a partition; None: this transport keeps no order then."""
+        return self._partitioned.ordered_window if self._partitioned is not None else None
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Get nothing of these partitions from now on, and of the others again. For the thread that calls ``get``."""
+        if self._partitioned is not None:
+            self._partitioned.pause(partitions)
+
     # --- settling ---
 
     @property
@@ -196,8 +208,14 @@ class Transport:
         self._settlements.add(Discard(_claim_stamp(envelope).claim), envelope)
 
     def requeue(self, envelope: Envelope, delay_ms: int) -> None:
-        """Put a message back, with its original bytes and the envelope's stamps. Returns at once; idempotent."""
+        """Put a message back, with its original bytes and the envelope's stamps. Returns at once; idempotent.
+
+        In a worker that keeps the order of its key it is not put back: it waits in place.
+        """
         claim = _claim_stamp(envelope).claim
+        if claim.in_place is not None:
+            claim.in_place.wait(envelope, delay_ms)
+            return
         outgoing = self._codec.encode_received(envelope, self._codec, delay_ms=delay_ms, origin=claim.origin)
         self._settlements.add(Requeue(claim, outgoing), envelope)
 

@@ -35,6 +35,7 @@ RANDOM_KILLS = sizes(Kills(20, 2_000), Kills(200, 50_000))
 EXACTLY_ONCE_ROUNDS = sizes(1, 12)
 EXACTLY_ONCE_KILLS = sizes(Kills(3, 100), Kills(100, 5_000))
 STEP_ROUNDS = sizes(3, 12)
+ORDERED = sizes(1_600, 16_000)  # messages of 16 keys
 GIVE_BACKS = sizes(20, 100)
 FUZZED_SLICES = sizes(1, 50)  # of 20,000 generated messages each
 FULL_DISK_SECONDS = sizes(3.0, 30.0)

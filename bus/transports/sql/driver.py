@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock
-from bus.errors import SendRefused, SendUnknown, TransportError
+from bus.errors import ConfigurationError, SendRefused, SendUnknown, TransportError
 from bus.forking import forget_in_children
 from bus.stamps import SqlReceivedStamp
 from bus.transports.base import (
@@ -30,12 +31,14 @@ from bus.transports.base import (
 from bus.transports.dsn import Dsn, options_from
 from bus.transports.sql.connection import Database
 from bus.transports.sql.options import SqlOptions, database_path
+from bus.transports.sql.partitions import FIRST_LANE, Partitions, partition_of
 from bus.transports.sql.prepared_table import SEND_DEADLINE, PreparedTable
 from bus.transports.sql.rows import from_texts
 from bus.transports.sql.table import QueueTable, Row
 from bus.unit import Transaction
 
 if TYPE_CHECKING:
+    from bus.store.ownership import Ownership
     from bus.transports.registry import DriverContext
 
 logger = logging.getLogger(__name__)
@@ -57,15 +60,23 @@ class SqlClaim(Claim):
     __slots__ = ("place",)
 
     def __init__(self, row: Row, received: SqlReceivedStamp) -> None:
-        super().__init__(row.id, row.deliveries + 1, received.queue, received)
+        super().__init__(row.id, row.deliveries + 1, received.queue, received, partition=partition_of(row.lane))
         self.place = row.place.decode()
 
 
 def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqlDriver:
     """Build the driver of a ``sqlite://``, ``sql://`` or ``doctrine://`` transport."""
-    return SqlDriver(
-        database_path(f'Transport "{name}"', dsn, context), options_from(SqlOptions, dsn, options, name), context.clock
-    )
+    path = database_path(f'Transport "{name}"', dsn, context)
+    checked = options_from(SqlOptions, dsn, options, name)
+    ownership = None
+    if context.ownership is not None:
+        ownership = context.ownership(
+            f"sqlite:///{quote(str(path))}?auto_setup={str(checked.auto_setup).lower()}",
+            f"{checked.table_name}:{checked.queue_name}",
+        )
+    elif checked.number_of_partitions:
+        raise ConfigurationError(f'Transport "{name}": partitions need a store beside the queue, and there is none')
+    return SqlDriver(path, checked, context.clock, ownership)
 
 
 class SqlDriver:
@@ -75,17 +86,21 @@ class SqlDriver:
     settles, nor gives back what its parent claimed.
     """
 
-    def __init__(self, path: Path, options: SqlOptions, clock: Clock) -> None:
+    def __init__(self, path: Path, options: SqlOptions, clock: Clock, ownership: Ownership | None = None) -> None:
+        """Without an ``ownership`` nothing is read from partitions."""
         self._clock = clock
         self._database = Database(path)
         self._prepared = PreparedTable(self._database, options)
         self._locks = ClaimLocks(folder_of(path))
+        self._partitions = Partitions(options.number_of_partitions, ownership, self) if ownership is not None else None
+        self._ordered_window = options.ordered_window if options.ordered else None
         self._begin_without_claims()
         forget_in_children(self)
 
     def _begin_without_claims(self) -> None:
         self._claiming = threading.Lock()  # around claiming and giving back, so that close sees every claim
         self._held: dict[str | int, SqlClaim] = {}
+        self._to_give_back: dict[int, str] = {}  # rows whose claims are withdrawn, and their places
         self._next_recovery = float("-inf")
 
     # --- sending ---
@@ -119,17 +134,29 @@ class SqlDriver:
         Raises:
             AccessDeniedError: the table lacks what claiming needs and may not be changed.
         """
+        if self._partitions is not None:
+            self._partitions.start()
         with self._claiming:
             table = self._prepared.claimable()
             if self._clock.monotonic() >= self._next_recovery:
                 self._recover(table)
             now = self._now()
             # A look first: an idle worker takes no write lock, and a writer does not stop it.
-            if limit < 1 or not self._read(lambda cursor: table.is_anything_ready(cursor, now)):
+            lanes = self._read(lambda cursor: self._ready_lanes(table, cursor, now)) if limit > 0 else ()
+            if not lanes:
                 return ()
             token = self._locks.token()
-            rows = self._write(lambda cursor: table.claim(cursor, token, limit, now), _CALL_DEADLINE)
+            rows = self._write(lambda cursor: table.claim(cursor, token, lanes, limit, now), _CALL_DEADLINE)
             return [self._delivery(table, row) for row in rows]
+
+    def _ready_lanes(self, table: QueueTable, cursor: sqlite3.Cursor, now: int) -> Sequence[int]:
+        """Return the lanes that may be read, or nothing where nothing is ready in them."""
+        lanes = list(table.lanes(cursor))
+        if self._partitions is not None:
+            lanes = list(self._partitions.readable(lanes))
+        else:
+            lanes = [lane for lane in lanes if lane < FIRST_LANE]
+        return lanes if table.is_anything_ready(cursor, lanes, now) else ()
 
     def take(self, transport_id: str | int) -> Delivery | None:
         """Claim this message, a parked or delayed one too; None when it is gone or held."""
@@ -168,6 +195,55 @@ class SqlDriver:
             logger.warning(
                 'A worker of queue "%s" went away holding %s messages; they are delivered again', table.queue, freed
             )
+
+    # --- partitions ---
+
+    @property
+    def ordered_window(self) -> int | None:
+        """How many messages may wait behind failing ones in a partition; None: failing ones hold back none."""
+        return self._ordered_window
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Hand out nothing of these partitions from now on, and of the others again."""
+        if self._partitions is not None:
+            self._partitions.pause(partitions)
+
+    def partitions_in_use(self) -> Collection[int]:
+        """Return the partitions in which messages stand."""
+        table = self._prepared.claimable()
+        lanes = self._read(lambda cursor: list(table.lanes(cursor)))
+        return {lane - FIRST_LANE for lane in lanes if lane >= FIRST_LANE}
+
+    def let_go(self, partitions: Collection[int]) -> Collection[int]:
+        """Give back what is not begun; return the partitions of which nothing is in hand any more."""
+        with self._claiming:
+            held = [(row, claim) for row, claim in list(self._held.items()) if claim.partition in partitions]
+            for row, claim in held:
+                if claim.withdraw_unless_begun():
+                    self._to_give_back[int(row)] = claim.place
+                    self._held.pop(row, None)
+            self._give_back()
+            in_hand = {claim.partition for claim in list(self._held.values())}
+            return set(partitions) - in_hand
+
+    def left_by_others(self, partition: int) -> bool:
+        """Free what the dead hold of a partition; tell whether somebody else still holds some of it."""
+
+        def others(cursor: sqlite3.Cursor) -> set[str]:
+            return table.holders_in(cursor, FIRST_LANE + partition) - {self._locks.held_token or ""}
+
+        with self._claiming:
+            table = self._prepared.claimable()
+            if self._read(others):
+                self._recover(table)
+            return bool(self._read(others))
+
+    def _give_back(self) -> None:
+        token, places = self._locks.held_token, dict(self._to_give_back)
+        if places and token is not None:
+            table = self._prepared.usable()
+            self._write(lambda cursor: table.give_back(cursor, token, places), _CALL_DEADLINE)
+        self._to_give_back.clear()
 
     # --- settling ---
 
@@ -211,24 +287,25 @@ class SqlDriver:
         """Give back what was not begun, let go of every claim and of the connection."""
         with self._claiming:
             held = list(self._held.items())
-            places = {int(row): claim.place for row, claim in held if claim.withdraw_unless_begun()}
-            token = self._locks.held_token
-            if places and token is not None:
-                try:
-                    table = self._prepared.usable()
-                    self._write(lambda cursor: table.give_back(cursor, token, places), _CALL_DEADLINE)
-                except TransportError as error:
-                    logger.warning(
-                        "%s messages could not be given back, and come back counted as delivered: %s",
-                        len(places),
-                        error,
-                    )
+            self._to_give_back |= {int(row): claim.place for row, claim in held if claim.withdraw_unless_begun()}
+            try:
+                self._give_back()
+            except TransportError as error:
+                logger.warning(
+                    "%s messages could not be given back, and come back counted as delivered: %s",
+                    len(self._to_give_back),
+                    error,
+                )
+                self._to_give_back.clear()
             for _, claim in held:
                 claim.withdraw()
             self._held.clear()
             self._locks.release()
             self._database.close()
             self._next_recovery = float("-inf")
+        # Not before its messages stand in their places again; its thread may wait for the lock above.
+        if self._partitions is not None:
+            self._partitions.close()
 
     # --- looking ---
 
@@ -278,6 +355,8 @@ class SqlDriver:
             claim.withdraw()
         self._database.forget()
         self._locks.forget()
+        if self._partitions is not None:
+            self._partitions.forget()
         self._begin_without_claims()
 
 

@@ -17,6 +17,8 @@ DEFAULT_CONNECTION: Final = "default"
 EMBEDDED_DATABASE: Final = "sqlite:///var/bus.db"
 
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_PARTITIONS_WHEN_ORDERED = 10
+_MOST_PARTITIONS = 1000
 _LONGEST_QUEUE_NAME = 190  # characters, the width of Symfony's column
 # What Doctrine writes into database URLs; SQLite has no use for it.
 _DOCTRINE_PARAMETERS = frozenset({"serverVersion", "charset"})
@@ -32,12 +34,19 @@ class SqlOptions:
         redeliver_timeout: seconds after which a message that a PHP worker took and did not finish is delivered
             again. Messages that workers of this bus hold come back as soon as their process is gone.
         auto_setup: create the table, or add what is missing to a table made by Symfony, when it is first used.
+        partitions: over so many partitions messages with a partition key are spread, each read by one worker; 0 is
+            none. The same for all that send to a queue. 10 with ``ordered``, otherwise 0.
+        ordered: a failing message of a key is tried again before those that came after it.
+        ordered_window: so many messages may wait behind failing ones before their partition pauses.
     """
 
     table_name: str = "messenger_messages"
     queue_name: str = "default"
     redeliver_timeout: int = 3600
     auto_setup: bool = True
+    partitions: int | None = None
+    ordered: bool = False
+    ordered_window: int = 1000
 
     def __post_init__(self) -> None:
         if not _TABLE_NAME.fullmatch(self.table_name):
@@ -46,6 +55,19 @@ class SqlOptions:
             raise ValueError(f'option "queue_name" must have 1 to {_LONGEST_QUEUE_NAME} characters')
         if self.redeliver_timeout < 1:
             raise ValueError('option "redeliver_timeout" must be at least 1 second')
+        if self.partitions is not None and not 0 <= self.partitions <= _MOST_PARTITIONS:
+            raise ValueError(f'option "partitions" must be 0 to {_MOST_PARTITIONS}')
+        if self.ordered and self.partitions == 0:
+            raise ValueError('option "ordered" needs partitions, and option "partitions" is 0')
+        if self.ordered_window < 1:
+            raise ValueError('option "ordered_window" must be at least 1 message')
+
+    @property
+    def number_of_partitions(self) -> int:
+        """Over how many partitions keyed messages are spread; 0: none."""
+        if self.partitions is not None:
+            return self.partitions
+        return _PARTITIONS_WHEN_ORDERED if self.ordered else 0
 
 
 def database_path(subject: str, dsn: Dsn, context: DriverContext) -> Path:

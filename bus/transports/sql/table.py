@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from bus.transports.base import Counts, Outgoing, Peeked
 from bus.transports.sql.connection import DIALECT
 from bus.transports.sql.options import SqlOptions
+from bus.transports.sql.partitions import lane_of
 from bus.transports.sql.rows import HELD, HELD_PARKED, PARKED, from_texts, time_text, to_texts
 from bus.transports.sql.schema import Layout, messages_table
 from bus.transports.sql.statements import compile_statements
@@ -21,13 +22,17 @@ Parameters = Mapping[str, object]
 
 
 class Row(NamedTuple):
-    """A claimable message. ``place`` is the time by which it is ordered; ``deliveries`` counts the earlier ones."""
+    """A claimable message. ``place`` is the time by which it is ordered; ``deliveries`` counts the earlier ones.
+
+    ``lane`` is that in which it was found; one that was asked for by its id was found in none.
+    """
 
     id: int
     body: bytes
     headers: bytes
     deliveries: int
     place: bytes
+    lane: int = 0
 
     @property
     def mark(self) -> str:
@@ -42,6 +47,7 @@ class QueueTable:
         self.name = options.table_name
         self.queue = options.queue_name
         self.complete = layout.complete
+        self._partitions = options.number_of_partitions
         self._whole_seconds = layout.whole_seconds
         self._redeliver_timeout = options.redeliver_timeout * 1000
         self.statements = compile_statements(messages_table(self.name), DIALECT, complete=layout.complete)
@@ -61,7 +67,7 @@ class QueueTable:
                     "headers": headers,
                     "now": text,
                     "due": self._due(outgoing, now) if outgoing.delay_ms > 0 else text,
-                    "lane": -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT)),
+                    "lane": self._lane(outgoing),
                     "message": outgoing.message_id,
                 }
             )
@@ -81,14 +87,25 @@ class QueueTable:
         """Insert rows and return their ids."""
         return [cursor.execute(self.statements.insert, row).lastrowid or 0 for row in rows]
 
-    def is_anything_ready(self, cursor: sqlite3.Cursor, now: int) -> bool:
-        """Tell whether there is something to claim, without claiming it."""
-        return any(self._ready(cursor, lane, 1, now) for lane in self._lanes(cursor))
+    def lanes(self, cursor: sqlite3.Cursor) -> Iterator[int]:
+        """Yield the lanes of the queue, the most urgent first: one step down the index for each."""
+        lane = _BELOW_EVERY_LANE
+        while True:
+            parameters = {"queue": self.queue, "lane": lane}
+            ((above,),) = cursor.execute(self.statements.next_lane, parameters).fetchall()
+            if above is None:
+                return
+            yield above
+            lane = above
 
-    def claim(self, cursor: sqlite3.Cursor, token: str, limit: int, now: int) -> list[Row]:
-        """Claim the first messages in order, and a message that was delivered before alone."""
+    def is_anything_ready(self, cursor: sqlite3.Cursor, lanes: Iterable[int], now: int) -> bool:
+        """Tell whether there is something to claim in these lanes, without claiming it."""
+        return any(self._ready(cursor, lane, 1, now) for lane in lanes)
+
+    def claim(self, cursor: sqlite3.Cursor, token: str, lanes: Sequence[int], limit: int, now: int) -> list[Row]:
+        """Claim the first messages of these lanes in order, and a message that was delivered before alone."""
         rows: list[Row] = []
-        for lane in self._lanes(cursor):
+        for lane in lanes:
             for row in self._ready(cursor, lane, limit - len(rows), now):
                 if row.deliveries and rows:
                     return self._hold(cursor, token, rows, now)
@@ -126,15 +143,19 @@ class QueueTable:
     def holders(self, cursor: sqlite3.Cursor) -> set[str]:
         """Return the tokens that hold messages of this queue."""
         tokens: set[str] = set()
-        for lane in self._lanes(cursor):
-            rows = cursor.execute(self.statements.tokens, {"queue": self.queue, "lane": lane}).fetchall()
-            tokens.update(token.decode() for (token,) in rows if token is not None)
+        for lane in self.lanes(cursor):
+            tokens |= self.holders_in(cursor, lane)
         return tokens
+
+    def holders_in(self, cursor: sqlite3.Cursor, lane: int) -> set[str]:
+        """Return the tokens that hold messages of one lane."""
+        rows = cursor.execute(self.statements.tokens, {"queue": self.queue, "lane": lane}).fetchall()
+        return {token.decode() for (token,) in rows if token is not None}
 
     def free(self, cursor: sqlite3.Cursor, token: str, now: int) -> int:
         """Let go everything that a dead worker's token holds; return how many messages that were."""
         parameters = {"queue": self.queue, "token": token, "now": self._text(now)}
-        lanes = list(self._lanes(cursor))
+        lanes = list(self.lanes(cursor))
         return sum(cursor.execute(self.statements.free, {**parameters, "lane": lane}).rowcount for lane in lanes)
 
     def counts(self, cursor: sqlite3.Cursor, now: int) -> Counts:
@@ -153,20 +174,15 @@ class QueueTable:
 
     # --- parts of these ---
 
-    def _lanes(self, cursor: sqlite3.Cursor) -> Iterator[int]:
-        """Yield the lanes of the queue, the most urgent first: one step down the index for each."""
-        lane = _BELOW_EVERY_LANE
-        while True:
-            parameters = {"queue": self.queue, "lane": lane}
-            ((above,),) = cursor.execute(self.statements.next_lane, parameters).fetchall()
-            if above is None:
-                return
-            yield above
-            lane = above
+    def _lane(self, outgoing: Outgoing) -> int:
+        if outgoing.partition_key is not None and self._partitions:
+            return lane_of(outgoing.partition_key, self._partitions)
+        return -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT))
 
     def _ready(self, cursor: sqlite3.Cursor, lane: int, limit: int, now: int) -> list[Row]:
         parameters = {"queue": self.queue, "lane": lane, "limit": limit, "now": time_text(now), **self._php(now)}
-        return [Row(*found) for found in cursor.execute(self.statements.ready, parameters).fetchall()]
+        found = cursor.execute(self.statements.ready, parameters).fetchall()
+        return [Row(row, body, headers, deliveries, place, lane) for row, body, headers, deliveries, place in found]
 
     def _hold(self, cursor: sqlite3.Cursor, token: str, rows: list[Row], now: int) -> list[Row]:
         text = self._text(now)
