@@ -84,8 +84,7 @@ class RestingLanes:
 
     def add(self, lane: LaneKey, message: ReceivedMessage, followers: int) -> None:
         """Have a lane rest until its first message is due."""
-        assert message.again_at is not None
-        self._next_look = min(self._next_look, message.again_at) if self._first else message.again_at
+        self._next_look = 0.0
         self._first[lane] = message
         self._count(message, followers, 1)
 

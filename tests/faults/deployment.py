@@ -53,7 +53,9 @@ class Deployment:
 
     def _messenger(self) -> Messenger:
         # The paths of this configuration are relative to the folder; the test's process stays where it is.
-        text = CONFIGURATION.format(failed=self.failed_database, options=self._options).replace("///bus.db", f"///{self.database}")
+        text = CONFIGURATION.format(failed=self.failed_database, options=self._options).replace(
+            "///bus.db", f"///{self.database}"
+        )
         configuration = self.folder / "absolute.yaml"
         configuration.write_text(text)
         return Messenger(load(configuration, environment={}))
