@@ -79,7 +79,7 @@ def test_no_message_overtakes_an_earlier_one_of_its_key_that_fails(
     readers = {event.pid for event in done}
     figures.add("R16 order per key", totals, inversions=inversions(done) + inversions(begun), readers=len(readers))
     assert totals.ok == totals.effects == count
-    assert len(begun) == count + len(failing), "each failing message fails once"
+    assert len(begun) >= count + len(failing), "each failing message fails once, and again where its reader changed"
     assert inversions(done) == 0
     assert inversions(begun) == 0
     assert len(readers) == WORKERS, "the partitions were not shared"

@@ -306,6 +306,7 @@ class SqlDriver:
         # Not before its messages stand in their places again; its thread may wait for the lock above.
         if self._partitions is not None:
             self._partitions.close()
+            self._database.close()  # that thread may have opened it again
 
     # --- looking ---
 

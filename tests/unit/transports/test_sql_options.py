@@ -104,3 +104,27 @@ def test_an_option_that_cannot_be_used_is_refused(name: str, value: object, what
     assert str(raised.value).startswith('Transport "async": ')
     assert f'option "{name}"' in str(raised.value)
     assert what in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "number"), [("", 0), ("ordered=true", 10), ("ordered=true&partitions=4", 4), ("partitions=3", 3)]
+)
+def test_ordered_brings_partitions(query: str, number: int) -> None:
+    dsn = Dsn.parse(f"sqlite:///bus.db?{query}")
+
+    assert options_from(SqlOptions, dsn, {}, "async").number_of_partitions == number
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("ordered=true&partitions=0", 'option "ordered" needs partitions'),
+        ("partitions=-1", 'option "partitions" must be'),
+        ("partitions=1001", 'option "partitions" must be 0 to 1000'),
+        ("ordered_window=0", 'option "ordered_window" must be at least 1'),
+        ("ordred=true", 'did you mean "ordered"'),
+    ],
+)
+def test_impossible_options_of_ordering_are_refused(query: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        options_from(SqlOptions, Dsn.parse(f"sqlite:///bus.db?{query}"), {}, "async")
