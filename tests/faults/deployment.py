@@ -24,7 +24,7 @@ messenger:
   failure_transport: failed
   transports:
     async:
-      dsn: 'sqlite:///bus.db?queue_name=async{options}'
+      dsn: 'sqlite:///bus.db?queue_name=async'
       retry_strategy: {{ max_retries: 3, delay: 20, multiplier: 1, jitter: 0 }}
     failed: 'sqlite:///{failed}?queue_name=failed'
   routing:
@@ -38,13 +38,11 @@ _PAGE = 1000  # failed messages that are read together
 class Deployment:
     """What a test of the faults works with."""
 
-    def __init__(self, folder: Path, failed_database: str = "bus.db", options: str = "") -> None:
-        """``options`` continue the query of the transport's DSN."""
+    def __init__(self, folder: Path, failed_database: str = "bus.db") -> None:
         self.folder = folder
-        self._options = options
         self.database = folder / "bus.db"
         self.failed_database = folder / failed_database
-        (folder / "messenger.yaml").write_text(CONFIGURATION.format(failed=failed_database, options=options))
+        (folder / "messenger.yaml").write_text(CONFIGURATION.format(failed=failed_database))
         journal = folder / "journal.txt"
         self.journal = Journal(journal)
         self.ledger = Ledger(self.journal)
@@ -53,9 +51,7 @@ class Deployment:
 
     def _messenger(self) -> Messenger:
         # The paths of this configuration are relative to the folder; the test's process stays where it is.
-        text = CONFIGURATION.format(failed=self.failed_database, options=self._options).replace(
-            "///bus.db", f"///{self.database}"
-        )
+        text = CONFIGURATION.format(failed=self.failed_database).replace("///bus.db", f"///{self.database}")
         configuration = self.folder / "absolute.yaml"
         configuration.write_text(text)
         return Messenger(load(configuration, environment={}))

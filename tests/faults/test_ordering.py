@@ -11,7 +11,7 @@ import pytest
 
 from bus import PartitionKeyStamp
 from tests.faults.application import Job
-from tests.faults.deployment import Deployment
+from tests.faults.deployment import CONFIGURATION, Deployment
 from tests.faults.figures import Figures
 from tests.faults.ledger import BEGUN, DONE, Event
 from tests.faults.processes import Process
@@ -24,8 +24,11 @@ REOWNED_WITHIN = 20.0  # seconds after the death of an owner
 
 
 @pytest.fixture
-def ordered(tmp_path: Path) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, options="&ordered=true")
+def ordered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    in_order = CONFIGURATION.replace("queue_name=async'", "queue_name=async&ordered=true'")
+    assert in_order != CONFIGURATION
+    monkeypatch.setattr("tests.faults.deployment.CONFIGURATION", in_order)
+    deployment = Deployment(tmp_path)
     try:
         yield deployment
     finally:
