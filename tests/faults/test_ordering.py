@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,9 +61,17 @@ def inversions(events: Iterable[Event]) -> int:
 
 def start(deployment: Deployment) -> list[Process]:
     workers = [deployment.worker("--concurrency", "4") for _ in range(WORKERS)]
-    for worker in workers:
-        worker.wait_for_line("Worker started")
+    wait_until(lambda: owners(deployment) == WORKERS, "each worker has its share of the partitions")
     return workers
+
+
+def owners(deployment: Deployment) -> int:
+    """Count the processes that own partitions."""
+    try:
+        records = deployment.execute("SELECT value FROM messenger_store WHERE key LIKE 'partition:%'")
+    except sqlite3.OperationalError:
+        return 0  # no worker has begun yet
+    return len({str(value).partition(".")[0] for (value,) in records})
 
 
 @pytest.mark.parametrize("count", ORDERED)
