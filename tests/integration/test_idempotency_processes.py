@@ -74,7 +74,10 @@ def contest(tmp_path: Path) -> Iterator[Contest]:
 
 @pytest.mark.parametrize(
     ("keys", "seconds"),
-    [pytest.param(*QUICK, id="quick"), pytest.param(*FULL, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1200)])],
+    [
+        pytest.param(*QUICK, id="quick"),
+        pytest.param(*FULL, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1200)]),
+    ],
 )
 def test_8_processes_with_the_same_messages_have_one_effect_for_each(
     contest: Contest, keys: int, seconds: float
