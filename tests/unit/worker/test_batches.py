@@ -151,7 +151,8 @@ def test_messages_of_all_receivers_go_into_one_batch() -> None:
 
     consume(messenger, "first", "second")
 
-    assert record.batches == [list(range(6))]
+    # How much each gives at a time depends on the window, which follows the time that handlers take.
+    assert [sorted(each) for each in record.batches] == [list(range(6))]
 
 
 def test_after_the_wait_the_handler_gets_what_there_is_even_when_others_are_busy(running, eventually) -> None:
