@@ -11,7 +11,7 @@ from bus.cli.settings import Settings
 
 @click.group("config", cls=BusGroup)
 def command() -> None:
-    """Check the configuration, print its schema."""
+    """Check the configuration, print its schema and its reference."""
 
 
 @command.command()
@@ -46,3 +46,12 @@ def schema(settings: Settings) -> None:
     from bus.config.json_schema import json_schema
 
     settings.output.json(json_schema())
+
+
+@command.command()
+@pass_settings
+def reference(settings: Settings) -> None:
+    """Print every key of messenger.yaml and every option of a transport, as Markdown."""
+    from bus.config.reference import reference as page
+
+    settings.output.block(page())

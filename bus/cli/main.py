@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "stop-workers": ("bus.cli.stop_workers", "Ask every running worker to stop."),
     "show": ("bus.cli.show", "Look at waiting messages without consuming them."),
     "debug": ("bus.cli.debug", "Show messages, handlers and both stacks."),
-    "config": ("bus.cli.config", "Check the configuration, print its schema."),
+    "config": ("bus.cli.config", "Check the configuration, print its schema and its reference."),
 }
 
 

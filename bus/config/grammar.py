@@ -37,7 +37,7 @@ _IN_PROCESS = ("in-memory:", "sync:")
 
 
 def _always(sentence: str) -> Spec:
-    return Free(doc=f"Symfony's; {sentence}", note=lambda _: sentence)
+    return Free(doc=f"Symfony's; {sentence}.", note=lambda _: sentence)
 
 
 def _signals_note(value: object) -> str | None:
@@ -101,12 +101,16 @@ TRANSPORT = Keys(
     short=Short(forms=(Text(),), expand=under("dsn")),
     before_merge=_options_stay_behind,
     keys={
-        "dsn": Text(doc="Where messages go, such as doctrine://default?queue_name=async."),
-        "options": MapOf(item=Free(), doc="Options of this kind of transport; those in the DSN win."),
-        "serializer": Text(or_null=True, doc='"json", or "module:factory" of a serializer of your own.'),
-        "failure_transport": Text(or_null=True, doc="Where its messages go when they are given up."),
+        "dsn": Text(doc="Required: where messages go, such as doctrine://default?queue_name=async."),
+        "options": MapOf(item=Free(), doc="Options of its driver; those in the query of the DSN win."),
+        "serializer": Text(
+            or_null=True, doc='"json", or "module:factory" of a serializer of your own; without it, the default one.'
+        ),
+        "failure_transport": Text(
+            or_null=True, doc="Where its messages go when they are given up; without it, the general one."
+        ),
         "retry_strategy": RETRY_STRATEGY,
-        "rate_limiter": Text(or_null=True, doc="Name of the rate limiter of its workers."),
+        "rate_limiter": Text(or_null=True, doc="A rate limiter: how many of its messages may begin in which time."),
         "outbox": Text(
             or_null=True,
             doc="Ours: a connection; every send is a row in its table messenger_outbox first, and relayed from there.",
@@ -127,9 +131,9 @@ ROUTE = Keys(
 )
 
 # Arguments of our own middleware; those of others are checked when they are built.
-_ARGUMENTS: Mapping[str, Spec] = {
+ARGUMENTS: Mapping[str, Keys] = {
     "idempotency": Keys(
-        doc="Handles a message once.",
+        doc="Runs each handler once for each message.",
         keys={
             "store": Text(doc="Where it is remembered; without it, the shared store."),
             "ttl": Duration(doc="How long it is remembered, longer than all retries take; without it, for ever."),
@@ -146,7 +150,7 @@ _ARGUMENTS: Mapping[str, Spec] = {
     ),
     "transaction": Keys(
         doc="Runs each handler in a database transaction.",
-        keys={"connection": Text(doc="The name of a connection.")},
+        keys={"connection": Text(doc="The name of a connection; without it, default.")},
     ),
     "validation": Keys(doc="Validates a message before it is sent, and before it is handled.", keys={}),
 }
@@ -157,15 +161,15 @@ def _known_arguments(node: Node) -> Keys:
     entry = node.value if isinstance(node.value, dict) else {}
     name = entry["id"].value if "id" in entry else None
     named = "arguments" in entry and isinstance(entry["arguments"].value, dict)
-    if not named or not isinstance(name, str) or name not in _ARGUMENTS:
+    if not named or not isinstance(name, str) or name not in ARGUMENTS:
         return MIDDLEWARE
-    return replace(MIDDLEWARE, keys={**MIDDLEWARE.keys, "arguments": _ARGUMENTS[name]})
+    return replace(MIDDLEWARE, keys={**MIDDLEWARE.keys, "arguments": ARGUMENTS[name]})
 
 
 MIDDLEWARE = Keys(
     doc="A middleware: its name, {name: arguments}, or {id: name, arguments: arguments}.",
     short=Short(
-        forms=(Text(), MapOf(item=Free(collection=True), known=_ARGUMENTS, at_most=1)), expand=_middleware_entry
+        forms=(Text(), MapOf(item=Free(collection=True), known=ARGUMENTS, at_most=1)), expand=_middleware_entry
     ),
     refine=_known_arguments,
     keys={
@@ -175,7 +179,7 @@ MIDDLEWARE = Keys(
 )
 
 BUS = Keys(
-    doc="A bus.",
+    doc="One bus: its default middleware, and yours.",
     keys={
         "default_middleware": Keys(
             doc='Whether the bus has its default middleware; "allow_no_handlers" is short for that key.',
@@ -202,9 +206,13 @@ MESSENGER = Keys(
         "imports": ListOf(
             item=Text(), or_one=True, appends=True, doc="Ours: modules with messages, handlers and stamps."
         ),
-        "default_bus": Text(or_null=True, doc="The bus that is meant when none is named."),
+        "default_bus": Text(
+            or_null=True, doc="The bus that is meant when none is named; needed where there are several."
+        ),
         "buses": MapOf(item=BUS, doc='Buses by name; without any there is one called "messenger.bus.default".'),
-        "failure_transport": Text(or_null=True, doc="Where messages go when they are given up."),
+        "failure_transport": Text(
+            or_null=True, doc="Where messages go when they are given up, for transports that name none of their own."
+        ),
         "transports": MapOf(item=TRANSPORT, doc="Transports by name."),
         "routing": MapOf(
             item=ROUTE,
@@ -236,8 +244,16 @@ MESSENGER = Keys(
         "aliases": MapOf(
             item=Text(), doc='Ours: another name of a message, or "module:factory" for a service id of PHP.'
         ),
-        "connections": MapOf(item=Text(), doc="Ours: database URLs by the name that sql:// and doctrine:// use."),
-        "store": Text(default=MessengerConfig().store, doc="Ours: where locks, counters and the like are kept."),
+        "connections": MapOf(
+            item=Text(),
+            doc="Ours: database URLs by the name that sql:// and doctrine:// use; without an entry, default is "
+            "$DATABASE_URL, else sqlite:///var/bus.db.",
+        ),
+        "store": Text(
+            default=MessengerConfig().store,
+            doc="Ours: the shared store, where processes agree on claims, counters and requests to stop: sql://NAME, "
+            "sqlite:///path, or memory:// for a single process.",
+        ),
     },
 )
 

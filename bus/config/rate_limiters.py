@@ -44,13 +44,16 @@ RATE_LIMITERS: Final = MapOf(
     item=Keys(
         doc="How many messages may begin in which time.",
         keys={
-            "policy": Text(choices=(*POLICIES, _COMPOUND), doc="How is counted."),
-            "limit": Whole(minimum=1, doc="How many messages in one interval; of a token bucket, its size."),
-            "interval": Text(doc="The length of a window, such as '1 minute'."),
+            "policy": Text(
+                choices=(*POLICIES, _COMPOUND),
+                doc="Required: how is counted; compound, which is Symfony's, is not for transports.",
+            ),
+            "limit": Whole(minimum=1, doc="Required: how many messages in one interval; of a token bucket, its size."),
+            "interval": Text(doc="Required for windows: their length, such as '1 minute' or '500ms'."),
             "rate": Keys(
-                doc="How a token bucket fills.",
+                doc="Required for a token bucket: how it fills.",
                 keys={
-                    "interval": Text(doc="How often it gets new tokens, such as '10 seconds'."),
+                    "interval": Text(doc="Required: how often it gets new tokens, such as '10 seconds'."),
                     "amount": Whole(minimum=1, default=RateLimit().amount, doc="How many it gets each time."),
                 },
             ),

@@ -26,6 +26,12 @@ _FACTORIES: Final[Mapping[str, str]] = {
     "sqlite": "bus.transports.sql:create",
 }
 
+# Factory -> the dataclass of its options, for the reference of the configuration.
+_OPTIONS: Final[Mapping[str, str]] = {
+    "bus.transports.memory:create": "bus.transports.memory:MemoryOptions",
+    "bus.transports.sql:create": "bus.transports.sql.options:SqlOptions",
+}
+
 # Schemes that Symfony or the documentation name, so that the error is not "unknown".
 _NOT_IN_THIS_VERSION: Final = frozenset(
     {
@@ -87,11 +93,24 @@ def schemes() -> tuple[str, ...]:
     return tuple(sorted({*_FACTORIES, *(each.name for each in _entry_points())}))
 
 
+def options_by_scheme() -> Mapping[tuple[str, ...], type]:
+    """Return the options of each driver of this package, by the schemes that have them. Imports the drivers."""
+    schemes_of: dict[str, tuple[str, ...]] = {}
+    for scheme, factory in _FACTORIES.items():
+        schemes_of[factory] = (*schemes_of.get(factory, ()), scheme)
+    return {schemes: cast("type", _named(_OPTIONS[factory])) for factory, schemes in schemes_of.items()}
+
+
+def _named(path: str) -> object:
+    """Import what stands behind ``module:name``."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def _factory(transport_name: str, scheme: str) -> DriverFactory:
     target = _FACTORIES.get(scheme)
     if target is not None:
-        module, _, attribute = target.partition(":")
-        return cast("DriverFactory", getattr(importlib.import_module(module), attribute))
+        return cast("DriverFactory", _named(target))
     for entry_point in _entry_points():
         if entry_point.name == scheme:
             return _load(transport_name, entry_point)
