@@ -141,6 +141,15 @@ class Intake:
         for receiver in self.receivers:
             receiver.transport.flush()
 
+    def give_back(self) -> None:
+        """Give back what was fetched and not begun, while the rest is still being handled. From any thread."""
+        for receiver in self.receivers:
+            try:
+                receiver.transport.give_back()
+            except Exception as error:  # noqa: BLE001 - the other receivers still give back
+                name = receiver.transport.name
+                logger.warning('Transport "%s" gives nothing back before it is closed: %s', name, describe(error))
+
     def close(self) -> None:
         """Flush, give back what was not begun, and close every receiver."""
         for receiver in self.receivers:

@@ -29,7 +29,7 @@ _SHOWING: Final = signal.SIGUSR1
 _SECOND_SIGNAL_AFTER: Final = 1.0  # seconds; a signal to a whole process group often comes twice
 _LOOK_AGAIN: Final = 0.01  # seconds between two looks at whether a handler changed the signals: a look takes 4 µs
 _SEEN_BY_PYTHON: Final = 128  # added to a number that does not come from the wakeup fd; no signal is that high
-_OUTPUT_DEADLINE: Final = 1.0  # seconds that a last line may wait for whoever reads our output
+_ACT_DEADLINE: Final = 1.0  # seconds that the thread waits for a line to be read, or for a server
 
 
 class Stoppable(Protocol):
@@ -42,6 +42,9 @@ class Stoppable(Protocol):
 
     def running(self) -> list[RunningMessage]:
         """Return what is being handled."""
+
+    def give_back(self) -> None:
+        """Give back what is not begun."""
 
     def give_up(self) -> None:
         """Flush settlements and give every claim back, within bounded time."""
@@ -189,6 +192,7 @@ class StopWatch:
         self.stopping = True
         self._worker.stop(reason)
         _bounded(partial(_announce, reason))
+        _bounded(self._worker.give_back)
 
     def _leave(self, reason: str) -> None:
         """Name what is running, give its claims up and end the process. Never returns."""
@@ -246,8 +250,8 @@ def _report(reason: str, running: Sequence[RunningMessage]) -> None:
     sys.stderr.flush()
 
 
-def _bounded(report: Callable[[], None]) -> None:
-    """Say something, unless the output hangs: a handler may hold the lock of a stream, or a pipe may be full."""
-    thread = threading.Thread(target=report, name="bus-last-words", daemon=True)
+def _bounded(act: Callable[[], None]) -> None:
+    """Do something and wait for it, but not for ever: a handler may hold the lock of a stream, a server may hang."""
+    thread = threading.Thread(target=act, name="bus-signals-act", daemon=True)
     thread.start()
-    thread.join(_OUTPUT_DEADLINE)
+    thread.join(_ACT_DEADLINE)

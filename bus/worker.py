@@ -130,6 +130,13 @@ class Worker:
         """Return the messages that are being handled at this moment. From any thread; takes no lock."""
         return [self._attempts.describe(each) for each in list(self._lanes.running)]
 
+    def give_back(self) -> None:
+        """After ``stop``: give back what is not begun, before the running messages are finished.
+
+        From any thread; blocks as long as the servers need. ``run`` does so too, but not while it handles a message.
+        """
+        self._intake.give_back()
+
     def give_up(self) -> None:
         """Flush settlements and give every claim back, running ones too, within 5 s, whatever hangs.
 
@@ -222,6 +229,8 @@ class Worker:
 
     def _finish(self) -> None:
         self._batches.close()
+        if self._lanes.running or self._lanes.aside:
+            self.give_back()
         while self._lanes.running or self._lanes.aside:
             while (message := self._lanes.begin_next(suspects=False)) is not None:
                 self._place(message)

@@ -260,6 +260,17 @@ class Wakes(Protocol):
 
 
 @runtime_checkable
+class GivesBack(Protocol):
+    """A driver that can give back what was not begun while what was begun is still being handled."""
+
+    def give_back(self) -> None:
+        """Give back, uncounted, what was fetched and not begun. From any thread; idempotent.
+
+        Raises TransportError where the server cannot be reached; ``close`` gives them back then.
+        """
+
+
+@runtime_checkable
 class SetsUp(Protocol):
     """A driver with something to create on its server."""
 

@@ -137,20 +137,25 @@ class MemoryDriver:
             self._tell()
         return lost
 
+    def give_back(self) -> None:
+        """Give every message that was not begun back to its old place, uncounted."""
+        with self._lock:
+            for stored in self._messages.values():
+                if stored.claim is not None and stored.claim.withdraw_unless_begun():
+                    stored.deliveries -= 1
+                    self._release(stored)
+
     def close(self) -> None:
         """Give every claimed message back to its old place: those not begun uncounted."""
         with self._lock:
+            self.give_back()
             if self._alarm is not None:
                 self._alarm.cancel()
                 self._alarm = None
             for stored in self._messages.values():
                 if stored.claim is not None:
-                    if stored.claim.withdraw_unless_begun():
-                        stored.deliveries -= 1
                     stored.claim.withdraw()
-                    stored.claim = None
-                    if not stored.parked:
-                        self._enqueue(stored)
+                    self._release(stored)
 
     def on_arrival(self, wake: Callable[[], None]) -> None:
         """Call ``wake`` after each send, from the sender's thread, and when a delayed message becomes due."""
@@ -208,6 +213,11 @@ class MemoryDriver:
         stored.deliveries += 1
         stored.claim = Claim(stored.id, stored.deliveries, self._queue)
         return Delivery(stored.outgoing.body, stored.outgoing.headers, stored.claim)
+
+    def _release(self, stored: _Stored) -> None:
+        stored.claim = None
+        if not stored.parked:
+            self._enqueue(stored)
 
     def _settle(self, stored: _Stored, settlement: Settlement) -> None:
         delivery = Delivery(stored.outgoing.body, stored.outgoing.headers, settlement.claim)

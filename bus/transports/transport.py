@@ -20,6 +20,7 @@ from bus.transports.base import (
     Delivery,
     Discard,
     Driver,
+    GivesBack,
     HasPartitions,
     HasQueues,
     JoinsTransactions,
@@ -228,6 +229,15 @@ class Transport:
     def flush(self) -> None:
         """Carry out what is settled so far, and return when that was tried. Thread-safe."""
         aio.blocking(self._settlements.flush)
+
+    def give_back(self) -> None:
+        """Give back what was fetched and not begun, where the driver can before it is closed. From any thread.
+
+        Raises:
+            TransportError: the server cannot be reached; ``close`` gives them back then.
+        """
+        if isinstance(self.driver, GivesBack):
+            aio.blocking(self.driver.give_back)
 
     def close(self) -> None:
         """Carry out what is settled, give back what was fetched and not begun, and let go.

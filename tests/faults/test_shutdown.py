@@ -162,6 +162,32 @@ def test_what_a_stopped_worker_had_fetched_can_be_claimed_at_once(deployment: De
     assert deployment.totals().repeats == deployment.totals().lost == 0
 
 
+def test_what_a_stopped_worker_had_fetched_can_be_claimed_while_it_still_handles_a_message(
+    deployment: Deployment, figures: Figures
+) -> None:
+    # A worker that begins fetches one message alone.
+    deployment.publish([Job(0), Job(1, "sleep", 3.0), *(Job(number) for number in range(2, 5))])
+    worker = deployment.worker("--fetch-size", "4")
+    deployment.wait_for(BEGUN, 1)
+    wait_until(lambda: deployment.counts().in_flight == 4, "the worker holds all of them")
+    worker.send(signal.SIGTERM)
+    stopped = time.monotonic()
+    given_back: list[Envelope] = []
+
+    def all_came() -> bool:
+        given_back.extend(deployment.transport.get(100))
+        return len(given_back) == 3
+
+    wait_until(all_came, "what was not begun can be claimed")
+    figures.add("R13 prefetched messages of a worker that still handles", claimed_after=time.monotonic() - stopped)
+    assert deployment.journal.count(DONE) == 1, "the handler still runs"
+    assert [claim_of(each) for each in given_back] == [1] * 3
+    assert worker.wait(GRACE) == 0
+    deployment.transport.close()
+    deployment.drain()
+    assert deployment.totals().repeats == deployment.totals().lost == 0
+
+
 def claim_of(envelope: Envelope) -> int:
     stamp = envelope.last(ClaimStamp)
     assert stamp is not None

@@ -15,6 +15,7 @@ from bus.testing.conformance.traffic import bodies, eventually, outgoing, receiv
 from bus.transports.base import (
     Ack,
     Driver,
+    GivesBack,
     Park,
     Requeue,
     Settlement,
@@ -118,6 +119,22 @@ class GivingBack(DriverSuite):
         assert list(lost) == [stolen]
         assert list(second.settle([Requeue(claim, outgoing(b"mine"))])) == []
         assert bodies(receive(second, 1)) == [b"mine"]
+
+    @requires("shared")
+    def test_what_is_not_begun_is_another_ones_while_the_rest_is_still_handled(self, open_driver: OpenDriver) -> None:
+        first, second = open_driver(), open_driver()
+        if not isinstance(first, GivesBack):
+            pytest.skip(f"{type(self).__name__} gives back only when it is closed")
+        first.send([outgoing(b"begun"), outgoing(b"unbegun")])
+        claims = {delivery.body: delivery.claim for delivery in receive(first, 2)}
+        claims[b"begun"].begin()
+
+        first.give_back()
+
+        (delivery,) = receive(second, 1)
+        assert (delivery.body, delivery.claim.deliveries) == (b"unbegun", 1)
+        assert not claims[b"unbegun"].begin()
+        assert list(first.settle([Ack(claims[b"begun"])])) == []
 
     def test_closing_is_harmless_twice_and_without_use(self, open_driver: OpenDriver) -> None:
         driver = open_driver()

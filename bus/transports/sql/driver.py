@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
@@ -217,12 +217,8 @@ class SqlDriver:
     def let_go(self, partitions: Collection[int]) -> Collection[int]:
         """Give back what is not begun; return the partitions of which nothing is in hand any more."""
         with self._claiming:
-            held = [(row, claim) for row, claim in list(self._held.items()) if claim.partition in partitions]
-            for row, claim in held:
-                if claim.withdraw_unless_begun():
-                    self._to_give_back[int(row)] = claim.place
-                    self._held.pop(row, None)
-            self._give_back()
+            self._withdraw_unbegun(claim for claim in self._held.copy().values() if claim.partition in partitions)
+            self._free_withdrawn()
             in_hand = {claim.partition for claim in list(self._held.values())}
             return set(partitions) - in_hand
 
@@ -238,7 +234,13 @@ class SqlDriver:
                 self._recover(table)
             return bool(self._read(others))
 
-    def _give_back(self) -> None:
+    def _withdraw_unbegun(self, claims: Iterable[SqlClaim]) -> None:
+        for claim in claims:
+            if claim.withdraw_unless_begun():
+                self._to_give_back[int(claim.transport_id)] = claim.place
+                self._held.pop(claim.transport_id, None)
+
+    def _free_withdrawn(self) -> None:
         token, places = self._locks.held_token, dict(self._to_give_back)
         if places and token is not None:
             table = self._prepared.usable()
@@ -283,13 +285,18 @@ class SqlDriver:
         claim.withdraw()
         return False
 
+    def give_back(self) -> None:
+        """Give back what was not begun."""
+        with self._claiming:
+            self._withdraw_unbegun(self._held.copy().values())
+            self._free_withdrawn()
+
     def close(self) -> None:
         """Give back what was not begun, let go of every claim and of the connection."""
         with self._claiming:
-            held = list(self._held.items())
-            self._to_give_back |= {int(row): claim.place for row, claim in held if claim.withdraw_unless_begun()}
+            self._withdraw_unbegun(self._held.copy().values())
             try:
-                self._give_back()
+                self._free_withdrawn()
             except TransportError as error:
                 logger.warning(
                     "%s messages could not be given back, and come back counted as delivered: %s",
@@ -297,7 +304,7 @@ class SqlDriver:
                     error,
                 )
                 self._to_give_back.clear()
-            for _, claim in held:
+            for claim in self._held.copy().values():
                 claim.withdraw()
             self._held.clear()
             self._locks.release()

@@ -27,6 +27,9 @@ class RecordingWorker:
     def running(self) -> list[RunningMessage]:
         return []
 
+    def give_back(self) -> None:
+        pass
+
     def give_up(self) -> None:
         self.calls.append("give up")
 

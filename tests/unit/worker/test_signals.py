@@ -20,12 +20,16 @@ class RecordingWorker:
     def __init__(self) -> None:
         self.events = Events()
         self.calls: list[str] = []
+        self.gave_back = threading.Event()
 
     def stop(self, reason: str) -> None:
         self.calls.append(f"stop: {reason}")
 
     def running(self) -> list[RunningMessage]:
         return [RunningMessage("id-1", "shop.OrderPlaced", "async", 0, 31.5)]
+
+    def give_back(self) -> None:
+        self.gave_back.set()
 
     def give_up(self) -> None:
         self.calls.append("give up")
@@ -49,6 +53,13 @@ def test_the_signal_stops_the_worker(worker, eventually, number):
         eventually(lambda: worker.calls)
 
     assert worker.calls == [f"stop: {number.name} received"]
+
+
+def test_what_is_not_begun_is_given_back_while_the_main_thread_still_handles_a_message(worker):
+    with stop_on_signals(worker):
+        send(signal.SIGTERM)
+
+        assert worker.gave_back.wait(10)
 
 
 def test_the_signal_handlers_that_were_there_before_come_back(worker):
@@ -97,7 +108,7 @@ def test_when_the_grace_is_over_the_claims_are_given_up_and_the_process_ends(wor
 
 
 def test_output_that_hangs_keeps_the_process_neither_from_stopping_nor_from_ending(worker, eventually, monkeypatch):
-    monkeypatch.setattr(signals, "_OUTPUT_DEADLINE", 0.05)
+    monkeypatch.setattr(signals, "_ACT_DEADLINE", 0.05)
     monkeypatch.setattr(signals.logger, "info", lambda *arguments: never.wait(30))
     monkeypatch.setattr(signals.logger, "error", lambda *arguments, **more: never.wait(30))
     never = threading.Event()
