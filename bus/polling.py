@@ -53,8 +53,11 @@ class Polling:
         """Say that the receiver is about to be asked: a wake-up from now on belongs to the next time."""
         self._woken = False
 
-    def answered(self, now: float, count: int, *, full: bool) -> bool:
-        """Take note of an answer; True when it is the first one after an error."""
+    def answered(self, now: float, count: int, *, full: bool, next_due: float | None = None) -> bool:
+        """Take note of an answer; True when it is the first one after an error.
+
+        ``next_due``: in how many seconds a delayed message becomes due, where that is known.
+        """
         recovered = self._failures > 0
         self._failures = 0
         if full:
@@ -63,7 +66,8 @@ class Polling:
         if count:
             self._pause = min(_SHORTEST_PAUSE, self._longest)
         # A receiver that can wake is still asked now and then: its wake-up may have died with a connection.
-        self.due = now + (self._longest if self.can_wake else self._pause)
+        pause = self._longest if self.can_wake else self._pause
+        self.due = now + (pause if next_due is None else min(pause, next_due))
         if not count:
             self._pause = min(self._pause * 2, self._longest)
         return recovered

@@ -260,6 +260,14 @@ class Wakes(Protocol):
 
 
 @runtime_checkable
+class KnowsNextDue(Protocol):
+    """A driver that has to be asked for messages, and can tell when the next delayed one is there."""
+
+    def seconds_until_due(self) -> float | None:
+        """Return the seconds until the next delayed message becomes due; None: none waits. Called beside ``get``."""
+
+
+@runtime_checkable
 class GivesBack(Protocol):
     """A driver that can give back what was not begun while what was begun is still being handled."""
 

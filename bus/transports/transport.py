@@ -24,6 +24,7 @@ from bus.transports.base import (
     HasPartitions,
     HasQueues,
     JoinsTransactions,
+    KnowsNextDue,
     Lists,
     Outgoing,
     Park,
@@ -173,6 +174,14 @@ class Transport:
             # Decoding it may be what kills its worker.
             return self._codec.leave_undecoded(delivery, undecoded_reason(delivery.claim.deliveries))
         return self._codec.decode(delivery)
+
+    def seconds_until_due(self) -> float | None:
+        """Return the seconds until a delayed message becomes due; None: none waits, or the driver cannot tell.
+
+        Raises:
+            TransportError: the server cannot be reached.
+        """
+        return self.driver.seconds_until_due() if isinstance(self.driver, KnowsNextDue) else None
 
     @property
     def ordered_window(self) -> int | None:

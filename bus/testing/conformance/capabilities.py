@@ -17,6 +17,7 @@ from bus.transports.base import (
     Counts,
     CountsMessages,
     Driver,
+    KnowsNextDue,
     Lists,
     Park,
     SetsUp,
@@ -48,6 +49,17 @@ class Capabilities(DriverSuite):
         driver.send([outgoing()])
 
         assert woken.wait(PATIENCE)
+
+    def test_the_time_until_a_delayed_message_is_due_is_known(self, driver: Driver) -> None:
+        if not isinstance(driver, KnowsNextDue):
+            pytest.skip(f"{type(self).__name__} cannot tell")
+        assert driver.seconds_until_due() is None
+        driver.send([outgoing(delay_ms=60_000), outgoing(delay_ms=20_000), outgoing()])
+
+        seconds = driver.seconds_until_due()
+
+        assert seconds is not None
+        assert 15 < seconds <= 20
 
     def test_counts_tell_what_is_there(self, driver: Driver, clock: FakeClock) -> None:
         if not isinstance(driver, CountsMessages):

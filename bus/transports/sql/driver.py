@@ -149,6 +149,12 @@ class SqlDriver:
             rows = self._write(lambda cursor: table.claim(cursor, token, lanes, limit, now), _CALL_DEADLINE)
             return [self._delivery(table, row) for row in rows]
 
+    def seconds_until_due(self) -> float | None:
+        """Return the seconds until the next delayed message becomes due; None: none waits."""
+        table, now = self._prepared.claimable(), self._now()
+        due = self._read(lambda cursor: table.next_due(cursor, now))
+        return None if due is None else (due - now) / 1000
+
     def _ready_lanes(self, table: QueueTable, cursor: sqlite3.Cursor, now: int) -> Sequence[int]:
         """Return the lanes that may be read, or nothing where nothing is ready in them."""
         lanes = list(table.lanes(cursor))

@@ -7,6 +7,7 @@ import binascii
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -34,6 +35,11 @@ def time_text(milliseconds: int, *, whole_seconds: bool = False) -> str:
     seconds, rest = divmod(min(milliseconds, _LATEST_DUE), 1000)
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
     return text if whole_seconds else f"{text}.{rest:03d}"
+
+
+def time_of(text: str) -> int:
+    """Return the milliseconds since the epoch of a UTC time that ``time_text`` wrote, with a fraction or without."""
+    return round(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def to_texts(body: bytes, headers: Mapping[str, str]) -> tuple[str, str]:

@@ -35,6 +35,7 @@ class Statements:
         insert: a new message.
         next_lane: the smallest lane of a queue above ``lane``, or NULL.
         ready: the messages of one lane that may be claimed, in order: one range of the index.
+        next_due: when the next delayed message of one lane becomes due, or NULL.
         one: a message by its id, unless somebody holds it.
         claim: mark one message as held.
         owned: those of the JSON list ``ids`` that a token holds.
@@ -50,6 +51,7 @@ class Statements:
     insert: str
     next_lane: str
     ready: str
+    next_due: str
     one: str
     claim: str
     owned: str
@@ -111,6 +113,10 @@ class _Builder:
             .limit(bindparam("limit"))
             .offset(literal_column("0"))  # else SQLite's dialect adds a parameter of its own
         )
+
+    def next_due(self) -> ClauseElement:
+        due = self._c.available_at
+        return select(func.min(due)).where(self._in_lane, due > bindparam("now"), due < _text(HELD))
 
     def one(self) -> ClauseElement:
         c = self._c

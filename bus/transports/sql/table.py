@@ -11,7 +11,7 @@ from bus.transports.base import Counts, Outgoing, Peeked
 from bus.transports.sql.connection import DIALECT
 from bus.transports.sql.options import SqlOptions
 from bus.transports.sql.partitions import lane_of
-from bus.transports.sql.rows import HELD, HELD_PARKED, PARKED, from_texts, time_text, to_texts
+from bus.transports.sql.rows import HELD, HELD_PARKED, PARKED, from_texts, time_of, time_text, to_texts
 from bus.transports.sql.schema import Layout, messages_table
 from bus.transports.sql.statements import compile_statements
 
@@ -101,6 +101,16 @@ class QueueTable:
     def is_anything_ready(self, cursor: sqlite3.Cursor, lanes: Iterable[int], now: int) -> bool:
         """Tell whether there is something to claim in these lanes, without claiming it."""
         return any(self._ready(cursor, lane, 1, now) for lane in lanes)
+
+    def next_due(self, cursor: sqlite3.Cursor, now: int) -> int | None:
+        """Return when the next delayed message becomes due, in milliseconds since the epoch; None: there is none."""
+        times = []
+        for lane in self.lanes(cursor):
+            parameters = {"queue": self.queue, "lane": lane, "now": self._text(now)}
+            ((due,),) = cursor.execute(self.statements.next_due, parameters).fetchall()
+            if due is not None:
+                times.append(due)
+        return time_of(min(times).decode()) if times else None
 
     def claim(self, cursor: sqlite3.Cursor, token: str, lanes: Sequence[int], limit: int, now: int) -> list[Row]:
         """Claim the first messages of these lanes in order, and a message that was delivered before alone."""

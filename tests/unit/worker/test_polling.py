@@ -16,6 +16,16 @@ def pauses_while_empty(polling: Polling, count: int) -> list[float]:
     return pauses
 
 
+def test_a_delayed_message_shortens_the_pause_and_never_lengthens_it():
+    polling = Polling(1.0)
+
+    polling.answered(10.0, 0, full=False, next_due=0.03)
+    assert polling.wait(10.0) == pytest.approx(0.03)
+
+    polling.answered(11.0, 0, full=False, next_due=3600.0)
+    assert polling.wait(11.0) <= 1.0
+
+
 def test_a_receiver_is_asked_at_the_start():
     assert Polling(1.0).is_due(0.0)
 
