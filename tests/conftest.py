@@ -1,0 +1,5 @@
+"""What all tests may ask for: servers, each started when the first test needs it."""
+
+from tests.servers.fixtures import amqp_dsn, own_rabbitmq, rabbitmq
+
+__all__ = ["amqp_dsn", "own_rabbitmq", "rabbitmq"]

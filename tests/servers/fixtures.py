@@ -1,0 +1,68 @@
+"""Fixtures that start servers when a test first asks for one.
+
+A server that is missing skips the test, with its name; under ``BUS_REQUIRE_SERVERS=1`` it fails it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.servers import rabbitmq as rabbitmq_server
+from tests.servers.foreign_rabbitmq import ForeignRabbitMq
+from tests.servers.rabbitmq import RabbitMq
+
+REQUIRE_VARIABLE = "BUS_REQUIRE_SERVERS"
+
+
+def need(missing: str | None) -> None:
+    """Skip or fail the test if something is missing."""
+    if missing is None:
+        return
+    if os.environ.get(REQUIRE_VARIABLE) == "1":
+        pytest.fail(f"{missing}; {REQUIRE_VARIABLE}=1 forbids to skip this", pytrace=False)
+    pytest.skip(missing)
+
+
+@contextmanager
+def private_rabbitmq() -> Iterator[RabbitMq]:
+    """Yield a running broker that nobody else uses."""
+    need(rabbitmq_server.missing())
+    with TemporaryDirectory(prefix="bus-rabbitmq-", ignore_cleanup_errors=True) as folder:
+        broker = RabbitMq(Path(folder))
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMq | ForeignRabbitMq]:
+    """Yield the broker that the tests of a session share; yours, if ``BUS_TEST_RABBITMQ_DSN`` names one."""
+    foreign = ForeignRabbitMq.from_environment()
+    if foreign is not None:
+        yield foreign
+        return
+    with private_rabbitmq() as broker:
+        yield broker
+
+
+@pytest.fixture
+def amqp_dsn(rabbitmq: RabbitMq | ForeignRabbitMq) -> Iterator[str]:
+    """Yield the DSN of a virtual host that only this test has."""
+    vhost = rabbitmq.make_vhost()
+    yield rabbitmq.url(vhost)
+    rabbitmq.delete_vhost(vhost)
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[RabbitMq]:
+    """Yield a broker of this test's own, to be killed, frozen and filled."""
+    with private_rabbitmq() as broker:
+        yield broker
