@@ -26,7 +26,7 @@ from bus.stamps import BusNameStamp, FailureDecisionStamp, HandledStamp, ParkDec
 from bus.stop_requests import stop_requests
 from bus.store.base import Store
 from bus.supervisor import supervise
-from bus.transports.base import Counts
+from bus.transports.base import Counts, SetsUp
 from bus.transports.transport import Transport
 from bus.worker import Worker, WorkerOptions
 
@@ -229,12 +229,21 @@ class Messenger:
         return [TransportStats(each.name, each.counts()) for each in self._chosen(names)]
 
     def set_up(self, names: Sequence[str] = ()) -> dict[str, bool]:
-        """Create what these transports need on their servers, or all of them; False: nothing to set up there."""
-        return {each.name: each.set_up() for each in self._chosen(names)}
+        """Create what these transports need on their servers, or all of them; False: nothing to set up there.
+
+        Without names also the tables of the stores and outboxes that the configuration names, as "store DSN" and
+        "outbox PATH".
+        """
+        done = {each.name: each.set_up() for each in self._chosen(names)}
+        for name, each in self._beside(names).items():
+            each.set_up()
+            done[name] = True
+        return done
 
     def check(self, names: Sequence[str] = ()) -> dict[str, Sequence[str] | None]:
-        """Return what is missing on the servers, one sentence each; None: nothing to set up there. Changes nothing."""
-        return {each.name: each.check() for each in self._chosen(names)}
+        """Return what ``set_up`` would create, one sentence each; None: nothing to set up there. Changes nothing."""
+        missing: dict[str, Sequence[str] | None] = {each.name: each.check() for each in self._chosen(names)}
+        return {**missing, **{name: each.check() for name, each in self._beside(names).items()}}
 
     def failed(self, names: Sequence[str] = ()) -> FailedMessages:
         """Return the failed messages in these failure transports, or in all of them, to be shown, retried or removed.
@@ -280,6 +289,10 @@ class Messenger:
         if not names and len(self.transports) != 1:
             raise ConfigurationError(f"name the transports to consume; valid ones are {quoted(self.transports)}")
         return self._chosen(names)
+
+    def _beside(self, names: Sequence[str]) -> Mapping[str, SetsUp]:
+        """Return the stores and outboxes, unless only some transports are meant."""
+        return {} if names else {**self._stores.to_set_up(), **self._outboxes.to_set_up()}
 
     def _chosen(self, names: Sequence[str]) -> list[Transport]:
         return [self.transport(name) for name in names or self.transports]

@@ -18,7 +18,7 @@ def command(settings: Settings, names: tuple[str, ...], check: bool) -> None:
     """Create what the transports need on their servers.
 
     That is tables, queues or streams; what is there already stays as it is. NAMES are transports; without them all are
-    set up.
+    set up, and the tables of the stores and outboxes too.
     """
     output = settings.output
     with settings.messenger() as messenger:

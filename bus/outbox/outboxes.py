@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.store.registry import Stores
+from bus.transports.base import SetsUp
 from bus.transports.dsn import Dsn, Host
 from bus.transports.registry import DriverContext
 
@@ -41,6 +43,10 @@ class Outboxes:
                 path, self.carriers, lambda: Claims(self._stores.shared.get()), self._context.clock
             )
         return path, self._by_path[path]
+
+    def to_set_up(self) -> Mapping[str, SetsUp]:
+        """Return them by what they are called."""
+        return {f"outbox {path}": outbox for path, outbox in self._by_path.items()}
 
     def start(self) -> None:
         """Begin to sweep all of them. Returns at once; harmless when called again."""

@@ -74,6 +74,16 @@ class Outbox:
         self._unknown: set[str] = set()
         self._sent: set[int] = set()  # and not yet removed
 
+    def set_up(self) -> None:
+        """Create the table. Harmless when called again."""
+        self._database.write(table.set_up, within=_PATIENCE)
+
+    def check(self) -> Sequence[str]:
+        """Return what is missing, one sentence each. Creates nothing."""
+        if self._database.path.exists() and self._database.read(table.is_there):
+            return ()
+        return (f'there is no table "{table.TABLE_NAME}" in {self._database}',)
+
     # --- writing ---
 
     def insert(self, cursor: sqlite3.Cursor, held: Mapping[str, Sequence[Outgoing]]) -> list[Waiting]:

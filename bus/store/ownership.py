@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from bus.store.base import Store
 from bus.store.claims import Claims, ClaimState
+from bus.transports.base import SetsUp
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,15 @@ class Ownership:
         token = self._tokens.pop(partition)
         self.owned = frozenset(self._tokens)
         self._claims.release(self._partition_key(partition), token)
+
+    def set_up(self) -> None:
+        """Create what the store needs on its server. Harmless when called again."""
+        if isinstance(self._store, SetsUp):
+            self._store.set_up()
+
+    def check(self) -> Sequence[str]:
+        """Return what the store lacks on its server, one sentence each. Creates nothing."""
+        return self._store.check() if isinstance(self._store, SetsUp) else ()
 
     def close(self) -> None:
         """Let go of everything at once; it is free for others. Idempotent; from any thread."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from bus.errors import ConfigurationError, did_you_mean, quoted
 from bus.store.base import Store
+from bus.transports.base import SetsUp
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext
 
@@ -18,12 +20,15 @@ _AUTO_SETUP: Final = "auto_setup"
 class StoreFactory:
     """Makes the store of a DSN when it is first asked for. Thread-safe.
 
+    Attributes:
+        dsn: which store.
+
     Raises:
         ConfigurationError: there is no such store, or its options are wrong.
     """
 
     def __init__(self, dsn: str, context: DriverContext) -> None:
-        self._dsn = _checked(dsn)
+        self.dsn = _checked(dsn)
         self._context = context
         self._lock = threading.Lock()
         self._store: Store | None = None
@@ -45,15 +50,15 @@ class StoreFactory:
             self._store.close()
 
     def _create(self) -> Store:
-        if self._dsn.scheme == "memory":
+        if self.dsn.scheme == "memory":
             from bus.store.memory import MemoryStore
 
             return MemoryStore(self._context.clock)
         from bus.store.sql import SqlStore
         from bus.transports.sql.options import database_path
 
-        path = database_path("The store", self._dsn, self._context)
-        auto_setup = self._dsn.query.get(_AUTO_SETUP, "true") == "true"
+        path = database_path("The store", self.dsn, self._context)
+        auto_setup = self.dsn.query.get(_AUTO_SETUP, "true") == "true"
         return SqlStore(path, auto_setup=auto_setup, clock=self._context.clock)
 
 
@@ -77,6 +82,15 @@ class Stores:
         if factory is None:
             factory = self._by_dsn.setdefault(dsn, StoreFactory(dsn, self._context))
         return factory.get()
+
+    def to_set_up(self) -> Mapping[str, SetsUp]:
+        """Return the stores with something to create, by what they are called.
+
+        Raises:
+            ConfigurationError: a DSN names a connection that does not exist.
+        """
+        stores = {f"store {factory.dsn}": factory.get() for factory in self._by_dsn.values()}
+        return {name: store for name, store in stores.items() if isinstance(store, SetsUp)}
 
     def close(self) -> None:
         """Close every store. Idempotent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -133,6 +133,16 @@ class SqlStore:
 
     # --- the database ---
 
+    def set_up(self) -> None:
+        """Create the table. Harmless when called again."""
+        self._database.write(_create, within=_PATIENCE)
+
+    def check(self) -> Sequence[str]:
+        """Return what is missing, one sentence each. Creates nothing."""
+        if self._database.path.exists() and self._database.read(_is_there):
+            return ()
+        return (f'there is no table "{TABLE_NAME}" in {self._database}',)
+
     def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True) -> bool:
         def change(cursor: sqlite3.Cursor) -> bool:
             self._prepare(cursor)
@@ -154,18 +164,16 @@ class SqlStore:
         if not self._has_table and not self._table_is_there(cursor):
             if not self._auto_setup:
                 raise AccessDeniedError(
-                    f'{self._database} has no table "{TABLE_NAME}"; create it, or leave auto_setup on: '
-                    f"{'; '.join(_SQL.set_up)}"
+                    f'{self._database} has no table "{TABLE_NAME}"; create it with "bus setup-transports", leave '
+                    f"auto_setup on, or run: {'; '.join(_SQL.set_up)}"
                 )
-            for statement in _SQL.set_up:
-                cursor.execute(statement)
+            _create(cursor)
         if self._clock.monotonic() >= self._next_cleaning:
             self._next_cleaning = self._clock.monotonic() + _BETWEEN_CLEANINGS
             cursor.execute(_SQL.clean, {"now": self._now(), "limit": _CLEANED_AT_ONCE})
 
     def _table_is_there(self, cursor: sqlite3.Cursor) -> bool:
-        found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
-        return self._has_table or found.fetchone() is not None
+        return self._has_table or _is_there(cursor)
 
     def _now(self) -> int:
         return int(self._clock.now() * 1000)
@@ -220,6 +228,16 @@ def _compiled() -> _Statements:
 
 
 _SQL: Final = _compiled()
+
+
+def _create(cursor: sqlite3.Cursor) -> None:
+    for statement in _SQL.set_up:
+        cursor.execute(statement)
+
+
+def _is_there(cursor: sqlite3.Cursor) -> bool:
+    found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
+    return found.fetchone() is not None
 
 
 def _text(value: bytes | str) -> str:

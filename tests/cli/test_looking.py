@@ -55,8 +55,8 @@ def test_transports_are_checked_set_up_and_checked_again(shop: Shop) -> None:
 
     assert (before.returncode, done.returncode, after.returncode) == (1, 0, 0)
     assert "messenger_messages" in before.stdout
-    assert done.stdout.splitlines() == ["async: set up", "failed: set up"]
-    assert after.stdout.splitlines() == ["async: complete", "failed: complete"]
+    assert done.stdout.splitlines() == ["async: set up", "failed: set up", "store sql://default: set up"]
+    assert after.stdout.splitlines() == ["async: complete", "failed: complete", "store sql://default: complete"]
 
 
 def test_a_bus_is_described_with_both_stacks_and_every_message(shop: Shop) -> None:
@@ -107,6 +107,10 @@ def test_the_schema_is_json(shop: Shop) -> None:
     schema = json.loads(shop.ok("config", "schema"))
 
     assert "draft-07" in schema["$schema"]
+
+
+def test_the_reference_is_markdown(shop: Shop) -> None:
+    assert "| `max_deliveries` | whole number, 1 or more | `3` |" in shop.ok("config", "reference")
 
 
 def test_a_password_is_never_printed(shop: Shop) -> None:

@@ -93,6 +93,7 @@ class SqlDriver:
         self._prepared = PreparedTable(self._database, options)
         self._locks = ClaimLocks(folder_of(path))
         self._partitions = Partitions(options.number_of_partitions, ownership, self) if ownership is not None else None
+        self._ownership = ownership if options.number_of_partitions else None
         self._ordered_window = options.ordered_window if options.ordered else None
         self._begin_without_claims()
         forget_in_children(self)
@@ -339,10 +340,12 @@ class SqlDriver:
     def set_up(self) -> None:
         """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
         self._prepared.set_up()
+        if self._ownership is not None:
+            self._ownership.set_up()
 
     def check(self) -> Sequence[str]:
-        """Return what the table lacks, as the statements that add it."""
-        return self._prepared.lacks()
+        """Return what the table lacks, as the statements that add it; with partitions, what their store lacks too."""
+        return (*self._prepared.lacks(), *(self._ownership.check() if self._ownership is not None else ()))
 
     # --- the database ---
 
