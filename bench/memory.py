@@ -2,64 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 
 import bus
-from bench.rounds import Cost, alternate, cost_of, report, table
-
-ROUNDS = 7
-MESSAGES = 5_000
-
-handled = 0
+from bench.orders import OrderPlaced, messenger_on, proven, send
+from bench.plot import bars
+from bench.report import Run, table
+from bench.rounds import Cost, alternate, cost_of
 
 
-@dataclass(frozen=True)
-class OrderPlaced:
-    order_id: str
-    quantity: int
+def there_and_back(messages: int, fill: Callable[[bus.Messenger, int], None]) -> Callable[[], Cost]:
+    def work(folder: Path) -> Cost:
+        with messenger_on("in-memory://") as messenger:
+
+            def send_and_consume() -> None:
+                fill(messenger, messages)
+                messenger.worker(["async"], bus.WorkerOptions(stop_when_empty=True)).run()
+
+            return cost_of(send_and_consume, messages)
+
+    return proven(work, messages)
 
 
-@bus.handler
-def count(event: OrderPlaced) -> None:
-    global handled  # noqa: PLW0603 - the least that a handler can do and still prove that it ran
-    handled += 1
-
-
-def send_and_consume(batch: int) -> Cost:
-    config = bus.MessengerConfig(
-        transports={"async": bus.TransportConfig(dsn="in-memory://")}, routing={"*": ("async",)}
-    )
-    with bus.Messenger(config) as messenger:
-
-        def work() -> None:
-            if batch == 1:
-                for number in range(MESSAGES):
-                    messenger.bus.dispatch(OrderPlaced(f"o-{number}", 1))
-            else:
-                for first in range(0, MESSAGES, batch):
-                    messenger.bus.dispatch_many(OrderPlaced(f"o-{first + at}", 1) for at in range(batch))
-            messenger.worker(["async"], bus.WorkerOptions(stop_when_empty=True)).run()
-
-        before = handled
-        cost = cost_of(work, MESSAGES)
-    if handled - before != MESSAGES:
-        raise SystemExit(f"{handled - before} of {MESSAGES} messages were handled; these figures mean nothing.")
-    return cost
+def one_by_one(messenger: bus.Messenger, messages: int) -> None:
+    for number in range(messages):
+        messenger.bus.dispatch(OrderPlaced(f"o-{number}", 1))
 
 
 def main() -> None:
-    contestants = {
-        "dispatch, one by one": lambda: send_and_consume(batch=1),
-        "dispatch_many, 100 each": lambda: send_and_consume(batch=100),
-    }
-    figures = alternate(contestants, ROUNDS)
+    run = Run.from_command_line("memory", "What a message costs that goes through the in-memory transport.")
+    rounds, messages = run.size(7, 1), run.size(5_000, 100)
+    figures = alternate(
+        {
+            "dispatch, one by one": there_and_back(messages, one_by_one),
+            "dispatch_many, 500 each": there_and_back(messages, send),
+        },
+        rounds,
+    )
+    bars(run.plot, {name: each.wall for name, each in figures.items()}, "µs per message", list(figures))
     rows = [[name, f"{each.wall:.1f}", each.spread] for name, each in figures.items()]
     text = (
-        f"{MESSAGES:,} messages are dispatched to `in-memory://` and handled by one worker in the same process, "
-        f"encoding and decoding included. Median of {ROUNDS} alternating rounds.\n\n"
+        f"{messages:,} messages are dispatched to `in-memory://` and handled by one worker in the same process, "
+        f"encoding and decoding included. Median of {rounds} alternating rounds.\n\n"
         + table(["", "µs per message", "spread"], rows)
     )
-    report("memory", "In-memory transport, there and back", text, [])
+    run.report("In-memory transport, there and back", text)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,21 @@
-"""Alternating rounds, medians and a Markdown table: the same yardstick for every benchmark."""
+"""Alternating rounds and medians: the same yardstick for every benchmark."""
 
 from __future__ import annotations
 
 import gc
 import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one operation took: seconds on the wall clock, and seconds of processor time of this process."""
+    """What one operation took: seconds on the wall clock, and seconds of processor time (user and system).
+
+    The processor time is that of the whole process, all of its threads included.
+    """
 
     wall: float
     cpu: float
@@ -26,12 +23,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Figure:
-    """The median cost of a contestant over its rounds, in microseconds, and the spread of the wall clock."""
+    """The costs of a contestant in its rounds. All that it says is in microseconds, and medians."""
 
-    wall: float
-    cpu: float
-    lowest: float
-    highest: float
+    costs: Sequence[Cost]
+
+    @property
+    def wall(self) -> float:
+        return statistics.median(cost.wall * 1e6 for cost in self.costs)
+
+    @property
+    def cpu(self) -> float:
+        return statistics.median(cost.cpu * 1e6 for cost in self.costs)
 
     @property
     def per_second(self) -> float:
@@ -39,7 +41,13 @@ class Figure:
 
     @property
     def spread(self) -> str:
-        return f"{self.lowest:,.2f} to {self.highest:,.2f}"
+        walls = [cost.wall * 1e6 for cost in self.costs]
+        return f"{min(walls):,.2f} to {max(walls):,.2f}"
+
+    def added_cpu(self, raw: Figure) -> float:
+        """Return the processor time that this contestant needs more than ``raw``, round by round."""
+        pairs = zip(self.costs, raw.costs, strict=True)
+        return statistics.median((ours.cpu - theirs.cpu) * 1e6 for ours, theirs in pairs)
 
 
 def cost_of(work: Callable[[], object], operations: int) -> Cost:
@@ -72,29 +80,17 @@ def alternate(contestants: Mapping[str, Callable[[], Cost]], rounds: int) -> dic
             cost = contestant()
             if number > 0:
                 costs[name].append(cost)
-    return {name: _figure(each) for name, each in costs.items()}
+    return {name: Figure(each) for name, each in costs.items()}
 
 
-def _figure(costs: Sequence[Cost]) -> Figure:
-    walls = [cost.wall * 1e6 for cost in costs]
-    cpu = statistics.median(cost.cpu * 1e6 for cost in costs)
-    return Figure(statistics.median(walls), cpu, min(walls), max(walls))
+def pin_to_one_processor() -> str:
+    """Keep this process, and every thread and child that it starts from now on, on one processor; say so.
 
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; all columns but the first hold numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def report(name: str, title: str, text: str, packages: Sequence[str]) -> None:
-    """Print a result and write it to ``bench/results/<name>.md``, with what it was measured on."""
-    versions = "".join(f", {package} {version(package)}" for package in packages)
-    page = (
-        f"# {title}\n\n{text}\n\n"
-        f"Measured by `scripts/bench {name}` with Python {platform.python_version()}{versions} "
-        f"on {platform.system()}, {os.cpu_count()} processors.\n"
-    )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(page)
-    sys.stdout.write(page)
+    Both sides of a comparison of processor times are to be pinned alike: a thread that moves to another processor pays
+    for its cold caches, and two threads of Python on two processors pay for the lock between them.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return "Nothing is pinned: this system cannot do so."
+    # The last one: interrupts are mostly served by the first.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    return "All of them are pinned to one processor."
