@@ -14,8 +14,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.servers import rabbitmq as rabbitmq_server
+from tests.servers import redis as redis_server
 from tests.servers.foreign_rabbitmq import ForeignRabbitMq
 from tests.servers.rabbitmq import RabbitMq
+from tests.servers.redis import Keys, RedisServer
 
 REQUIRE_VARIABLE = "BUS_REQUIRE_SERVERS"
 
@@ -66,3 +68,38 @@ def own_rabbitmq() -> Iterator[RabbitMq]:
     """Yield a broker of this test's own, to be killed, frozen and filled."""
     with private_rabbitmq() as broker:
         yield broker
+
+
+@contextmanager
+def private_redis(*settings: str, persistent: bool = True) -> Iterator[RedisServer]:
+    """Yield a running Redis that nobody else uses. ``settings`` are further arguments of its command line."""
+    need(redis_server.missing())
+    with TemporaryDirectory(prefix="bus-redis-", ignore_cleanup_errors=True) as folder:
+        with redis_server.running(Path(folder), settings, persistent=persistent) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Yield the URL of the Redis that the tests of a session share; yours, if ``BUS_TEST_REDIS_DSN`` names one."""
+    foreign = os.environ.get(redis_server.VARIABLE)
+    if foreign:
+        yield foreign
+        return
+    with private_redis() as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_keys(redis_url: str) -> Iterator[Keys]:
+    """Yield names for streams that only this test has; they are deleted after it."""
+    keys = Keys(redis_url)
+    yield keys
+    keys.delete_all()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """Yield a Redis of this test's own, with an append-only file, to be killed, frozen and filled."""
+    with private_redis() as server:
+        yield server

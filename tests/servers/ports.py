@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 RABBITMQ = range(22_000, 22_400)
+REDIS = range(26_300, 26_400)
 
 
 @contextmanager
