@@ -74,9 +74,11 @@ def own_rabbitmq() -> Iterator[RabbitMq]:
 def private_redis(*settings: str, persistent: bool = True) -> Iterator[RedisServer]:
     """Yield a running Redis that nobody else uses. ``settings`` are further arguments of its command line."""
     need(redis_server.missing())
-    with TemporaryDirectory(prefix="bus-redis-", ignore_cleanup_errors=True) as folder:
-        with redis_server.running(Path(folder), settings, persistent=persistent) as server:
-            yield server
+    with (
+        TemporaryDirectory(prefix="bus-redis-", ignore_cleanup_errors=True) as folder,
+        redis_server.running(Path(folder), settings, persistent=persistent) as server,
+    ):
+        yield server
 
 
 @pytest.fixture(scope="session")
