@@ -41,6 +41,11 @@ class _Default:
     def forget(self) -> None:
         self._messenger = None
 
+    def replace(self, messenger: Messenger | None) -> Messenger | None:
+        with self._lock:
+            before, self._messenger = self._messenger, messenger
+            return before
+
     def forget_lock(self) -> None:
         self._lock = threading.RLock()
 
@@ -67,6 +72,16 @@ def as_default(make: Callable[[], Messenger]) -> Iterator[Messenger]:
             yield messenger
         finally:
             _default.forget()
+
+
+@contextmanager
+def replaced_by(messenger: Messenger) -> Iterator[None]:
+    """Have ``bus.dispatch`` use this messenger for the length of a ``with`` block, and then the one from before."""
+    before = _default.replace(messenger)
+    try:
+        yield
+    finally:
+        _default.replace(before)
 
 
 def dispatch(message: object, stamps: Iterable[Stamp] = ()) -> Envelope:

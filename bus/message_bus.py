@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bus import aio
 from bus.envelope import Envelope
@@ -15,16 +15,20 @@ from bus.unit import SendBatch, current_unit
 
 
 class MessageBus:
-    """Carries messages through its middleware. Thread-safe; the stack is folded once, here."""
+    """Carries messages through its middleware. Thread-safe; the stack is folded once, and not at each dispatch."""
 
     def __init__(self, name: str, middleware: Sequence[Middleware], locator: HandlersLocator) -> None:
         self.name = name
-        self.middleware = tuple(middleware)
         self.locator = locator
-        self._received_chain = compose(self.middleware, lambda envelope: envelope)
-        self._chain = compose(
-            [each for each in self.middleware if not getattr(each, "only_received", False)], lambda envelope: envelope
-        )
+        self._fold(tuple(middleware))
+
+    def surround(self, middleware: Middleware) -> Callable[[], None]:
+        """Put a middleware around the whole stack, and return what takes it away. For tests and instruments.
+
+        It sees every dispatch that begins from now on, and the first sight of received messages too.
+        """
+        self._fold((middleware, *self.middleware))
+        return lambda: self._fold(tuple(each for each in self.middleware if each is not middleware))
 
     def dispatch(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message, or an envelope, and return its envelope.
@@ -68,6 +72,13 @@ class MessageBus:
             return self._dispatch_each(messages, stamps, batch)
         finally:
             current_unit.reset(token)
+
+    def _fold(self, middleware: tuple[Middleware, ...]) -> None:
+        self.middleware = middleware
+        self._received_chain = compose(middleware, lambda envelope: envelope)
+        self._chain = compose(
+            [each for each in middleware if not getattr(each, "only_received", False)], lambda envelope: envelope
+        )
 
     def _dispatch_each(
         self, messages: Iterable[object], stamps: tuple[Stamp, ...], batch: SendBatch | None

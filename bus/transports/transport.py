@@ -28,6 +28,7 @@ from bus.transports.base import (
     Lists,
     Outgoing,
     Park,
+    Peeked,
     Requeue,
     Sent,
     SetsUp,
@@ -284,7 +285,11 @@ class Transport:
         """Return up to ``limit`` messages from behind the transport's id ``after``, claiming none; None: cannot."""
         if not isinstance(self.driver, Lists):
             return None
-        return [self._codec.decode_peeked(each) for each in self.driver.peek(limit, after)]
+        return [self.decode(each) for each in self.driver.peek(limit, after)]
+
+    def decode(self, peeked: Peeked) -> Envelope:
+        """Return a message that was looked at, without a claim; one that cannot be read is an UndecodableMessage."""
+        return self._codec.decode_peeked(peeked)
 
     def take(self, transport_id: str | int) -> Envelope | None:
         """Claim this message, parked ones too; None when it is gone, held by somebody else, or this cannot be done."""

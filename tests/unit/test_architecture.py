@@ -130,7 +130,15 @@ def caught_in(folder: Path) -> set[str]:
 
 def test_every_error_that_is_not_caught_near_by_stands_in_the_error_tree() -> None:
     public = {name for name, value in vars(errors).items() if isinstance(value, type)}
-    public |= {"TypeError", "ValueError", "AttributeError", "KeyError", "StopIteration"}
+    public |= {
+        "AssertionError",
+        "BaseExceptionGroup",
+        "TypeError",
+        "ValueError",
+        "AttributeError",
+        "KeyError",
+        "StopIteration",
+    }
     strangers = [
         f"{name_of(path)}:{line} {name}"
         for path in SOURCES

@@ -72,7 +72,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         command.chmod(0o755)
     ours = ("BUS_", "MESSENGER_", "SHOP_", "NORTHPAY_", "DATABASE_URL", "APP_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return kept | {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "bus.testing.pytest_plugin",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:

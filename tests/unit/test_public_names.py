@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import bus
+import bus.testing
 
 HEAVY = ("sqlalchemy", "yaml", "click", "rich", "msgspec", "asyncio", "filelock")
 
@@ -42,8 +43,14 @@ def test_the_names_are_listed_for_completion() -> None:
     assert set(bus.__all__) <= set(dir(bus))
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    program = f"import bus, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+def test_the_names_for_tests_are_there_and_say_what_they_are() -> None:
+    assert list(bus.testing.__all__) == sorted(set(bus.testing.__all__))
+    assert [name for name in bus.testing.__all__ if not getattr(bus.testing, name).__doc__] == []
+
+
+@pytest.mark.parametrize("module", ["bus", "bus.testing", "bus.testing.failpoints"])
+def test_importing_the_package_imports_nothing_heavy(module: str) -> None:
+    program = f"import {module}, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
 
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
 
