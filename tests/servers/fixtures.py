@@ -16,19 +16,9 @@ import pytest
 from tests.servers import rabbitmq as rabbitmq_server
 from tests.servers import redis as redis_server
 from tests.servers.foreign_rabbitmq import ForeignRabbitMq
+from tests.servers.need import need
 from tests.servers.rabbitmq import RabbitMq
 from tests.servers.redis import Keys, RedisServer
-
-REQUIRE_VARIABLE = "BUS_REQUIRE_SERVERS"
-
-
-def need(missing: str | None) -> None:
-    """Skip or fail the test if something is missing."""
-    if missing is None:
-        return
-    if os.environ.get(REQUIRE_VARIABLE) == "1":
-        pytest.fail(f"{missing}; {REQUIRE_VARIABLE}=1 forbids to skip this", pytrace=False)
-    pytest.skip(missing)
 
 
 @contextmanager

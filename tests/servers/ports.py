@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+MARIADB = range(23_300, 23_400)
+POSTGRES = range(25_400, 25_500)
 RABBITMQ = range(22_000, 22_400)
 REDIS = range(26_300, 26_400)
 
