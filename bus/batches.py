@@ -11,13 +11,13 @@ import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Protocol
 
 from bus import aio
 from bus.envelope import Envelope
 from bus.errors import BatchFailedError
-from bus.handlers import BatchOptions, HandlerDescriptor
+from bus.handlers import BatchOptions, HandlerDescriptor, refuse_coroutine
 from bus.stamps import ConsumedByWorkerStamp
 from bus.unit import Unit, current_unit
 
@@ -176,4 +176,7 @@ def _handle(batch: _Batch) -> None:
 def _call(handler: HandlerDescriptor, options: BatchOptions, envelopes: list[Envelope]) -> Any:
     if handler.is_async:
         return aio.wait(options.invoke(envelopes))
-    return aio.blocking(options.invoke, envelopes)
+    result = aio.blocking(options.invoke, envelopes)
+    if type(result) is CoroutineType:
+        refuse_coroutine(handler.name, result)
+    return result

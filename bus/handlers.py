@@ -9,11 +9,11 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 from bus.durations import parse_duration
 from bus.envelope import Envelope
-from bus.errors import ConfigurationError
+from bus.errors import ConfigurationError, UnrecoverableError
 from bus.handler_arguments import Arguments, BatchArguments, Container, alternatives, list_item
 from bus.messages import main_module_name
 from bus.stamps import HandledBySyncTransportStamp, ReceivedStamp
@@ -125,7 +125,7 @@ def handler(
     options = HandlerOptions(
         bus,
         from_transport,
-        (handles,) if isinstance(handles, type) else tuple(handles),
+        (handles,) if isinstance(handles, type | str) else tuple(handles),
         method,
         priority,
         alias,
@@ -155,21 +155,34 @@ def describe(target: Any, container: Container | None = None) -> Iterator[Handle
         ConfigurationError: no message type can be read from the signature, or a parameter that nothing can fill.
     """
     if not isinstance(target, type):
+        if not callable(target):
+            raise ConfigurationError(
+                f'An object of "{type(target).__module__}.{type(target).__qualname__}" is no handler, for it cannot be '
+                "called; name its method, or its class."
+            )
         for options in marks_of(target) or (HandlerOptions(),):
             yield _descriptor(target, lambda: target, options, container, bound=True)
         return
     instance = functools.cache(lambda: container.get(target) if container is not None else target())
     for options in marks_of(target):
         yield _of_method(target, instance, options.method or "__call__", options, container)
-    for name, member in inspect.getmembers(target, inspect.isfunction):
-        for options in marks_of(member):
-            yield _of_method(target, instance, name, options, container)
+    for name, options in _marked_methods(target):
+        yield _of_method(target, instance, name, options, container)
+
+
+def _marked_methods(cls: type) -> Iterator[tuple[str, HandlerOptions]]:
+    """Yield the methods of a class that bear marks; on a static or class method the mark may stand above or below."""
+    for name, member in inspect.getmembers(cls, inspect.isroutine):
+        for options in marks_of(member) or marks_of(inspect.getattr_static(cls, name)):
+            yield name, options
 
 
 def _of_method(
     cls: type, instance: Callable[[], Any], method: str, options: HandlerOptions, container: Container | None
 ) -> HandlerDescriptor:
     function = getattr(cls, method, None)
+    if isinstance(inspect.getattr_static(cls, method, None), staticmethod | classmethod):
+        return _descriptor(function, lambda: function, options, container, bound=True)
     if not inspect.isfunction(function):
         raise ConfigurationError(
             f'The handler class "{cls.__module__}.{cls.__qualname__}" has no method "{method}"; '
@@ -192,6 +205,7 @@ def _descriptor(
     if module == "__main__":
         module = main_module_name() or module
     name = f"{module}.{code.__qualname__}" + (f"@{options.alias}" if options.alias else "")
+    _check(name, code, options)
     parameters = _parameters(name, function, code, bound=bound)
     of_list = list_item(parameters[0][1])
     first = parameters[0] if of_list is None else (parameters[0][0], of_list)
@@ -242,6 +256,23 @@ def _batch_descriptor(
     )
 
 
+def _check(name: str, code: Any, options: HandlerOptions) -> None:
+    """Refuse what would be called and yet not do its work, and options of the wrong kind."""
+    if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
+        raise ConfigurationError(
+            f'The handler "{name}" contains a "yield", so that a call only makes a generator, which nobody runs; '
+            "let it do its work without."
+        )
+    for each in options.handles:
+        if not isinstance(each, type):
+            raise ConfigurationError(
+                f'The handler "{name}" handles {each!r}, which is no class; name the class itself.'
+            )
+    for option, value in (("priority", options.priority), ("batch_size", options.batch_size)):
+        if value is not None and not isinstance(value, int):
+            raise ConfigurationError(f'The {option} of handler "{name}" is {value!r}; it must be a whole number.')
+
+
 def _code_of(function: Any) -> Any:
     """Return the plain function behind a partial, bound method or callable object."""
     while isinstance(function, functools.partial):
@@ -268,7 +299,7 @@ def _parameters(name: str, function: Any, code: Any, *, bound: bool) -> list[tup
     ]
     if not bound:
         parameters = parameters[1:]
-    if not parameters:
+    if not parameters or parameters[0][0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise ConfigurationError(f'The handler "{name}" takes no message; give it a first parameter.')
     return parameters
 
@@ -276,7 +307,8 @@ def _parameters(name: str, function: Any, code: Any, *, bound: bool) -> list[tup
 def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> Iterator[type]:
     for each in alternatives(annotation):
         cls = typing.get_origin(each) or each
-        if not isinstance(cls, type) or cls in (object, inspect.Parameter.empty, type(None)):
+        # Any is a class in Python 3.11, and no message is one of it.
+        if not isinstance(cls, type) or cls in (object, typing.Any, inspect.Parameter.empty, type(None)):
             raise ConfigurationError(
                 f'The first parameter "{parameter.name}" of handler "{name}" names no message class; '
                 "annotate it with one, or use @handler(handles=...)."
@@ -285,7 +317,22 @@ def _message_types(name: str, parameter: inspect.Parameter, annotation: Any) -> 
             raise ConfigurationError(
                 f'The handler "{name}" takes the protocol "{cls.__qualname__}", which must be @runtime_checkable.'
             )
+        try:
+            issubclass(object, cls)
+        except TypeError as error:
+            raise ConfigurationError(
+                f'The handler "{name}" takes "{cls.__qualname__}", and no class can be checked against it: {error}'
+            ) from None
         yield cls
+
+
+def refuse_coroutine(name: str, coroutine: types.CoroutineType[Any, Any, Any]) -> NoReturn:
+    """Raise UnrecoverableError for a handler that returned a coroutine: its work would never be done."""
+    coroutine.close()
+    raise UnrecoverableError(
+        f'The handler "{name}" is no "async def" and returned a coroutine, which nobody awaits; make it an "async def" '
+        "that awaits it."
+    )
 
 
 def _invocation(resolve: Callable[[], Any], arguments: Arguments) -> Callable[[Envelope], Any]:
@@ -325,9 +372,7 @@ def scan(module: types.ModuleType) -> Iterator[Any]:
         if isinstance(member, type):
             if member.__module__.partition(".")[0] in sys.stdlib_module_names:
                 continue
-            if marks_of(member) or any(
-                marks_of(method) for _, method in inspect.getmembers(member, inspect.isfunction)
-            ):
+            if marks_of(member) or any(_marked_methods(member)):
                 yield member
         elif inspect.isroutine(member) and marks_of(member):
             yield member

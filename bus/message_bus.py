@@ -42,10 +42,11 @@ class MessageBus:
             SendRefused: a transport surely did not store it.
             SendUnknown: a transport perhaps stored it.
             SendFailedError: some of several transports do not have it.
+            TypeError: ``stamps`` are no stamps.
         """
         envelope = message if isinstance(message, Envelope) else Envelope(message)
         if stamps:
-            envelope = envelope.with_(*stamps)
+            envelope = envelope.with_(*_checked(stamps))
         if envelope.stamps and envelope.last(ReceivedStamp) is not None:
             return self._received_chain(envelope)
         return self._chain(envelope)
@@ -98,6 +99,17 @@ class MessageBus:
         if errors:
             raise DispatchManyError(dict(sorted(errors.items())), envelopes)
         return [each for each in envelopes if each is not None]
+
+
+def _checked(stamps: Iterable[Stamp]) -> Iterable[Stamp]:
+    """Return stamps; whatever else stands there would be carried along without a meaning."""
+    if isinstance(stamps, Stamp):
+        raise TypeError(f"Stamps are given as a list: [{type(stamps).__name__}(...)].")
+    stamps = tuple(stamps)
+    for each in stamps:
+        if not isinstance(each, Stamp):
+            raise TypeError(f"{each!r} is no stamp; stamps are objects, such as DelayStamp(5000).")
+    return stamps
 
 
 def _send(batch: SendBatch, envelopes: list[Envelope | None], errors: dict[int, BaseException]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from types import CoroutineType
 from typing import Any, Final, TypeAlias
 
 from bus import aio, failpoints
@@ -12,7 +13,7 @@ from bus.batches import call_batch_handler
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError, NoHandlerError
 from bus.handler_arguments import check_given
-from bus.handlers import HandlerDescriptor, HandlersLocator
+from bus.handlers import HandlerDescriptor, HandlersLocator, refuse_coroutine
 from bus.middleware.base import CallNext, HandlerCall, HandlerMiddleware, compose_handler
 from bus.stamps import HandledStamp, HandlerArgumentsStamp, ReceivedStamp
 from bus.unit import Unit, current_unit
@@ -143,9 +144,12 @@ def call_handler(call: HandlerCall) -> Any:
 def _invoke(call: HandlerCall) -> Any:
     pid = os.getpid()
     try:
-        return call.handler.invoke(call.envelope)
+        result = call.handler.invoke(call.envelope)
     finally:
         if os.getpid() != pid and call.envelope.last(ReceivedStamp) is not None:
             # The handler forked, and this is the child that came back: message, claim and held sends are the parent's.
             logger.error("Handler %s forked and its child returned; the child ends here", call.handler.name)
             os._exit(1)
+    if type(result) is CoroutineType:
+        refuse_coroutine(call.handler.name, result)
+    return result

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import re
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Optional, Protocol, Union, runtime_checkable
@@ -316,6 +317,67 @@ def locate(*targets: Any, bus: str = "main") -> HandlersLocator:
 
 def names(locator: HandlersLocator, cls: type) -> list[str]:
     return [each.name.rpartition(".")[2] for each in locator.of_type(cls)]
+
+
+@runtime_checkable
+class HasFields(Protocol):
+    id: str
+
+
+def takes_a_protocol_with_fields(event: HasFields) -> None: ...
+
+
+def takes_anything(event: Any) -> None: ...
+
+
+def yields(event: Placed) -> Any:
+    yield event
+
+
+async def yields_later(event: Placed) -> Any:
+    yield event
+
+
+def takes_a_keyword_only(*, event: Placed) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (takes_a_protocol_with_fields, "HasFields"),
+        (takes_anything, "names no message class"),
+        (yields, 'contains a "yield"'),
+        (yields_later, 'contains a "yield"'),
+        (takes_a_keyword_only, "takes no message"),
+        (handler(handles="shop.Placed")(lambda event: None), "'shop.Placed', which is no class"),  # type: ignore[arg-type]
+        (handler(handles=Placed, priority="high")(lambda event: None), "priority"),  # type: ignore[call-overload]
+        (Parcel(), "cannot be called"),
+    ],
+)
+def test_what_would_be_taken_for_a_handler_and_never_do_its_work_is_refused(target: Any, problem: str):
+    with pytest.raises(ConfigurationError, match=re.escape(problem)):
+        only(target)
+
+
+class Stateless:
+    @staticmethod
+    @handler
+    def below(event: Placed) -> str:
+        return f"below {event.id}"
+
+    @handler
+    @classmethod
+    def above(cls, event: Placed) -> str:
+        return f"{cls.__name__} {event.id}"
+
+
+def test_static_and_class_methods_are_handlers_wherever_the_mark_stands():
+    module = ModuleType("shop")
+    module.Stateless = Stateless  # type: ignore[attr-defined]
+
+    (found,) = scan(module)
+
+    assert {each.invoke(Envelope(Placed("1"))) for each in describe(found)} == {"below 1", "Stateless 1"}
 
 
 def test_handlers_of_parents_abcs_and_protocols_are_found_by_priority():

@@ -20,6 +20,7 @@ from bus.errors import (
     NoHandlerError,
     SendFailedError,
     SendRefused,
+    UnrecoverableError,
 )
 from bus.messages import message
 from bus.stamps import (
@@ -496,6 +497,32 @@ def test_each_bus_has_its_own_handlers():
     both.buses["query.bus"].dispatch(Placed("o-1"))
 
     assert calls == ["command", "query"]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_handler_that_returns_a_coroutine_has_failed_for_nobody_awaits_it(listed: bool):
+    async def work() -> None: ...
+
+    def handle_one(event: Placed) -> Any:
+        return work()
+
+    def handle_list(events: list[Placed]) -> Any:
+        return work()
+
+    messenger = Messenger(handlers=[handle_list if listed else handle_one])
+
+    with pytest.raises(HandlerFailedError, match="nobody awaits") as raised:
+        messenger.dispatch(Placed("1"))
+    (cause,) = raised.value.errors.values()
+    assert isinstance(cause, UnrecoverableError)
+
+
+@pytest.mark.parametrize("stamps", [DelayStamp(5), [DelayStamp], ["5s"]])
+def test_what_is_no_stamp_is_refused_and_not_carried_along(stamps: Any):
+    messenger = Messenger()
+
+    with pytest.raises(TypeError, match=r"[Ss]tamps"):
+        messenger.dispatch(Placed("1"), stamps)
 
 
 def test_every_mistake_of_a_configuration_is_named_at_once():
