@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,7 @@ def test_nothing_of_a_broker_outlives_a_test_run_that_was_killed() -> None:
         assert processes_of(folder)
         holder.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes_of(folder), "all processes of the broker have ended")
+    shutil.rmtree(folder)
 
 
 def processes_of(folder: str) -> list[str]:

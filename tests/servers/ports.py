@@ -15,6 +15,7 @@ from pathlib import Path
 
 MARIADB = range(23_300, 23_400)
 POSTGRES = range(25_400, 25_500)
+PROXIES = range(22_400, 22_500)
 RABBITMQ = range(22_000, 22_400)
 REDIS = range(26_300, 26_400)
 
