@@ -38,9 +38,7 @@ def binaries() -> Path | None:
 def missing() -> str | None:
     """Say what of PostgreSQL is not installed."""
     if binaries() is None:
-        return (
-            "PostgreSQL is not installed: no initdb is below /usr/lib/postgresql (scripts/services installs it)"
-        )
+        return "PostgreSQL is not installed: no initdb is below /usr/lib/postgresql (scripts/services installs it)"
     return None
 
 
