@@ -5,10 +5,12 @@ A page is one session in a folder of its own that holds the example application.
 - a block that begins with the comment ``# some/file.py`` is written to that file,
 - other ``python`` blocks run one after the other, in one namespace per page,
 - other ``yaml`` blocks are loaded as a configuration,
-- ``console`` blocks run their ``$`` lines and must print what stands below them (``...`` is any text);
-  an ``export`` holds for the rest of the page.
+- ``console`` blocks run their ``$`` lines and must print what stands below them (``...`` is any text), or succeed where
+  nothing stands there; an ``export`` holds for the rest of the page,
+- a block below ``<!-- not run: REASON -->`` is only looked at: Python has to compile, YAML has to be YAML.
 
-All other blocks are only read.
+Blocks in the languages of ``ONLY_READ`` are not run. In all of them, and in inline code, the command line of each
+``bus COMMAND`` has to be a valid one.
 """
 
 from __future__ import annotations
@@ -24,13 +26,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 
+from bus.cli.command import BusCommand
+from bus.cli.main import COMMANDS, bus
 from bus.config import loader
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+RUN = {"console", "python", "yaml"}
+ONLY_READ = {"sh", "text", "ini", "toml", "dockerfile"}
+# A command line ends at a comment, a pipe or the end of the line; its placeholders stand for valid values.
+COMMAND_LINE = re.compile(r"(?:^ *|[/=])bus (?=[a-z-])([^#|<>&\n]*)", re.MULTILINE)
+LIST_FORM = re.compile(r"\[\"?bus\"?, ([^\]]*)\]")
+EXAMPLES = {"N": "1", "T": "1s", "M": "1M"}
 FILE_NAME = re.compile(r"# (\S+\.(?:py|yaml|jsonl))\n")
 
 
@@ -39,6 +53,7 @@ class Block:
     line: int
     language: str
     text: str
+    not_run: str | None
 
     @property
     def file(self) -> str | None:
@@ -49,7 +64,18 @@ class Block:
 def blocks_of(page: Path) -> Iterator[Block]:
     text = page.read_text()
     for found in FENCE.finditer(text):
-        yield Block(text.count("\n", 0, found.start()) + 1, found[2], found[3])
+        line = text.count("\n", 0, found.start("language")) + 1
+        yield Block(line, found["language"], found["text"], found["reason"])
+
+
+def command_lines_in(page: Path) -> Iterator[list[str]]:
+    """Yield the words behind ``bus`` of every command that the page shows without running it."""
+    for block in blocks_of(page):
+        if block.language not in RUN or block.not_run is not None:
+            text = LIST_FORM.sub(lambda found: "bus " + re.sub('[",]', "", found[1]), block.text)
+            yield from map(shlex.split, COMMAND_LINE.findall(text))
+    for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", FENCE.sub("", page.read_text())):
+        yield from map(shlex.split, COMMAND_LINE.findall(" ".join(code.split())))
 
 
 @pytest.fixture
@@ -81,8 +107,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         cwd=folder,
         env=environment,
@@ -93,7 +119,6 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
         timeout=60,
         check=False,
     )
-    return done.stdout
 
 
 def commands_in(text: str) -> Iterator[tuple[str, str]]:
@@ -111,17 +136,29 @@ def exported_by(command: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words[1:])}
 
 
-def check_output(page: Path, block: Block, command: str, wanted: str, got: str) -> None:
+def check_done(page: Path, block: Block, command: str, wanted: str, done: subprocess.CompletedProcess[str]) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if wanted.strip() and not doctest.OutputChecker().check_output(wanted, got, flags):
-        pytest.fail(f"{page.name}:{block.line} $ {command}\nshown:\n{wanted}\nprinted:\n{got}", pytrace=False)
+    where = f"{page.name}:{block.line} $ {command}"
+    if wanted.strip() and not doctest.OutputChecker().check_output(wanted, done.stdout, flags):
+        pytest.fail(f"{where}\nshown:\n{wanted}\nprinted:\n{done.stdout}", pytrace=False)
+    if not wanted.strip() and done.returncode != 0:
+        pytest.fail(f"{where}\nended with {done.returncode}:\n{done.stdout}", pytrace=False)
+
+
+def look_at(block: Block) -> None:
+    if block.language == "python":
+        compile(block.text, "shown.py", "exec")
+    elif block.language == "yaml":
+        list(yaml.safe_load_all(block.text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_the_page_shows_works(page: Path, session: Path, environment: dict[str, str]) -> None:
     program = ""
     for block in blocks_of(page):
-        if block.file is not None:
+        if block.not_run is not None:
+            look_at(block)
+        elif block.file is not None:
             target = session / block.file
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.text)
@@ -134,11 +171,31 @@ def test_what_the_page_shows_works(page: Path, session: Path, environment: dict[
         elif block.language == "console":
             for command, wanted in commands_in(block.text):
                 environment.update(exported_by(command))
-                printed = run(["bash", "-c", command], session, environment)
-                check_output(page, block, command, wanted, printed)
+                check_done(page, block, command, wanted, run(["bash", "-c", command], session, environment))
     if program:
         (session / "shown.py").write_text(program + '\nprint("every block ran")\n')
-        assert "every block ran\n" in run([sys.executable, "shown.py"], session, environment)
+        assert "every block ran\n" in run([sys.executable, "shown.py"], session, environment).stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_is_run_or_cannot_be(page: Path) -> None:
+    openings = re.findall(r"^ *```.*$", page.read_text(), re.MULTILINE)[::2]
+    languages = [block.language for block in blocks_of(page)]
+
+    assert [each.strip("` ") for each in openings] == languages
+    assert set(languages) - RUN - ONLY_READ == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_of_the_page_is_valid(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BusCommand, "invoke", lambda *_: None)
+    for words in command_lines_in(page):
+        if len(words) == 1 and words[0] in COMMANDS:
+            continue  # the command is named, not called
+        try:
+            bus.main([EXAMPLES.get(word, word) for word in words], standalone_mode=False)
+        except click.UsageError as error:
+            pytest.fail(f"bus {shlex.join(words)}: {error.format_message()}", pytrace=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
