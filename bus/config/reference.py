@@ -13,8 +13,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from enum import Enum
-from typing import Final, Literal
+from typing import Final
 
 from bus.config.grammar import ARGUMENTS, MESSENGER
 from bus.config.keys import Decimal, Duration, Flag, Free, Keys, ListOf, MapOf, Spec, Text, Whole
@@ -44,7 +43,7 @@ They stand in the query of the DSN (`?name=value`) or under `options:` of the tr
 is an error. `sync://` has none.
 """
 _UNITS: Final = {"ms": "milliseconds"}
-_TYPES: Final = {bool: "true or false", int: "whole number", float: "number", str: "text", object: "anything"}
+_TYPES: Final[Mapping[object, str]] = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 
 
 def reference() -> str:
@@ -56,7 +55,7 @@ def reference() -> str:
     parts.append(_OPTIONS_HEAD)
     for schemes, options in options_by_scheme().items():
         title = ", ".join(f"`{scheme}://`" for scheme in schemes)
-        parts += options_tables(f"### {title}", options)
+        parts.append(options_table(f"### {title}", options))
     return "\n".join(parts)
 
 
@@ -133,22 +132,18 @@ def _choices(names: Sequence[object]) -> str:
 # --- the options of a transport ---
 
 
-def options_tables(heading: str, options: type) -> Iterator[str]:
-    """Yield the table of a dataclass of options, and then those of the dataclasses in it.
+def options_table(heading: str, options: type) -> str:
+    """Return the table of a dataclass of options.
 
     Raises:
-        TypeError: the docstring of a class leaves an attribute out.
+        TypeError: its docstring leaves an attribute out.
     """
     hints, meanings = typing.get_type_hints(options), _meanings(options)
     rows = [
         (f"`{each.name}`", _kind(hints[each.name]), _default_of(each), _text(meanings[each.name]))
         for each in fields(options)
     ]
-    yield f"{heading}\n\n{_table('Option', rows)}"
-    for each in fields(options):
-        inner = _dataclass_in(hints[each.name])
-        if inner is not None:
-            yield from options_tables(f"#### {inner.__name__}", inner)
+    return f"{heading}\n\n{_table('Option', rows)}"
 
 
 def _meanings(options: type) -> Mapping[str, str]:
@@ -167,26 +162,12 @@ def _meanings(options: type) -> Mapping[str, str]:
 
 
 def _kind(hint: object) -> str:
-    origin, inside = typing.get_origin(hint), [each for each in typing.get_args(hint) if each is not types.NoneType]
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_kind, inside))
-    if origin is Literal:
-        return _choices(inside)
-    if origin is not None and issubclass(origin, Mapping):
-        return f"map by name: {_kind(inside[1])}"
-    if origin is not None and issubclass(origin, Sequence):
-        return f"list: {_kind(inside[0])}"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return _choices([each.value for each in hint])
-    if isinstance(hint, type) and is_dataclass(hint):
-        return _link("map", hint.__name__)
-    return _TYPES[hint] if isinstance(hint, type) and hint in _TYPES else "anything"
-
-
-def _dataclass_in(hint: object) -> type | None:
-    if isinstance(hint, type) and is_dataclass(hint):
-        return hint
-    return next(filter(None, map(_dataclass_in, typing.get_args(hint))), None)
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType:
+        return " or ".join(_kind(each) for each in typing.get_args(hint) if each is not types.NoneType)
+    if (isinstance(origin, type) and issubclass(origin, Mapping)) or is_dataclass(hint):
+        return "map"
+    return _TYPES[hint]
 
 
 def _default_of(field: Field[object]) -> str:
@@ -203,8 +184,6 @@ def _table(first: str, rows: Sequence[Sequence[str]]) -> str:
 
 def _default(value: object) -> str:
     """Return a default as YAML writes it; empty where there is none."""
-    if isinstance(value, Enum):
-        value = value.value
     return (
         f"`{value if isinstance(value, str) else json.dumps(value)}`"
         if isinstance(value, bool | int | float | str)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from bus.config.grammar import ARGUMENTS, MESSENGER
 from bus.config.keys import Keys, ListOf, MapOf, Spec
-from bus.config.reference import options_tables, reference
+from bus.config.reference import options_table, reference
 from bus.transports.registry import schemes
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration-reference.md"
@@ -54,20 +52,9 @@ def test_every_link_within_the_page_leads_to_a_heading() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", reference())) - anchors == set()
 
 
-class Kind(Enum):
-    DIRECT = "direct"
-    TOPIC = "topic"
-
-
 @dataclass(frozen=True)
-class Queue:
-    """A queue.
-
-    Attributes:
-        lazy: keep messages on the disk.
-    """
-
-    lazy: bool = False
+class Exchange:
+    name: str = "messages"
 
 
 @dataclass(frozen=True)
@@ -75,41 +62,32 @@ class Options:
     """Options of a transport.
 
     Attributes:
-        name: whose name it is.
-        kind: which kind,
+        name: whose name it is,
             told at length.
         level: how much ``*`` is done.
         window: milliseconds.
+        exchange: with a ``name``.
         queues: queues by name.
-        tags: words.
     """
 
     name: str
-    kind: Kind = Kind.TOPIC
-    level: Literal["low", "high"] = "low"
+    level: float = 0.5
     window: int | None = None
-    queues: Mapping[str, Queue] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
+    exchange: Exchange = field(default_factory=Exchange)
+    queues: Mapping[str, Exchange] | None = None
 
 
 def test_options_are_described_by_their_dataclass() -> None:
-    assert "\n".join(options_tables("### x://", Options)) == (
+    assert options_table("### x://", Options) == (
         "### x://\n"
         "\n"
         "| Option | Value | Default | Meaning |\n"
         "| --- | --- | --- | --- |\n"
-        "| `name` | text | required | Whose name it is. |\n"
-        "| `kind` | `direct`, `topic` | `topic` | Which kind, told at length. |\n"
-        "| `level` | `low`, `high` | `low` | How much `\\*` is done. |\n"
+        "| `name` | text | required | Whose name it is, told at length. |\n"
+        "| `level` | number | `0.5` | How much `\\*` is done. |\n"
         "| `window` | whole number |  | Milliseconds. |\n"
-        "| `queues` | map by name: [map](#queue) |  | Queues by name. |\n"
-        "| `tags` | list: text |  | Words. |\n"
-        "\n"
-        "#### Queue\n"
-        "\n"
-        "| Option | Value | Default | Meaning |\n"
-        "| --- | --- | --- | --- |\n"
-        "| `lazy` | true or false | `false` | Keep messages on the disk. |\n"
+        "| `exchange` | map |  | With a `name`. |\n"
+        "| `queues` | map |  | Queues by name. |\n"
     )
 
 
@@ -126,4 +104,4 @@ def test_an_option_without_a_line_in_the_docstring_is_an_error() -> None:
         untold: int = 0
 
     with pytest.raises(TypeError, match="'untold'"):
-        list(options_tables("### x://", Silent))
+        options_table("### x://", Silent)
