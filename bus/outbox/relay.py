@@ -24,7 +24,7 @@ from bus.outbox import table
 from bus.outbox.table import Waiting
 from bus.store.claims import Claims, ClaimState
 from bus.transports.base import Outgoing, Sent
-from bus.transports.sql.connection import Database
+from bus.transports.sql.connection import SqliteDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Outbox:
     """
 
     def __init__(self, path: Path, carriers: Mapping[str, Carrier], claims: Callable[[], Claims], clock: Clock) -> None:
-        self._database = Database(path)
+        self._database = SqliteDatabase(path)
         self._carriers = carriers
         self._claims_of_store = claims
         self._clock = clock

@@ -33,7 +33,7 @@ from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock, SystemClock
 from bus.errors import AccessDeniedError, TransportError
 from bus.forking import forget_in_children
-from bus.transports.sql.connection import DIALECT, Database
+from bus.transports.sql.connection import DIALECT, SqliteDatabase
 from bus.unit import Transaction, transaction_on
 
 TABLE_NAME: Final = "messenger_store"
@@ -61,7 +61,7 @@ class SqlStore:
     def __init__(self, path: str | Path, *, auto_setup: bool = True, clock: Clock | None = None) -> None:
         self._auto_setup = auto_setup
         self._clock = clock or SystemClock()
-        self._database = Database(Path(path).absolute())
+        self._database = SqliteDatabase(Path(path).absolute())
         self._locks = ClaimLocks(folder_of(self._database.path))
         self._begin()
         forget_in_children(self)

@@ -4,7 +4,8 @@ Words: a transport's *queue* is a value of the column ``queue_name``; to *claim*
 it; a *lane* is one priority of a queue.
 """
 
-from bus.transports.sql.driver import SqlDriver, create
+from bus.transports.sql.driver import SqlDriver
+from bus.transports.sql.factory import create
 from bus.transports.sql.options import SqlOptions
 
 __all__ = ["SqlDriver", "SqlOptions", "create"]

@@ -53,11 +53,14 @@ def database_name(path: Path) -> str:
     return f"sqlite:{os.path.realpath(path)}"
 
 
-class Database:
+class SqliteDatabase:
     """One SQLite file. Thread-safe: one connection, used by one thread at a time, because SQLite has one writer.
 
     ``close`` lets go of the connection and ends every wait; the next use opens it again.
     """
+
+    dialect = DIALECT
+    has_one_writer = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,11 +93,19 @@ class Database:
         """
         return self._persist(lambda: self._writing(work, lasts), within)
 
+    def alter(self, work: Callable[[sqlite3.Cursor], T], *, within: float) -> T:
+        """Run ``work``, which creates or changes tables, in one write transaction."""
+        return self.write(work, within=within)
+
     def inspect(self, look: Callable[[Engine], T]) -> T:
         """Run ``look``, which opens a connection of its own. Raises TransportError."""
         return self._persist(lambda: look(self.engine), _READING)
 
-    def lost_its_file(self) -> bool:
+    def exists(self) -> bool:
+        """Tell whether there is a file."""
+        return self.path.exists()
+
+    def was_replaced(self) -> bool:
         """Tell whether the file was deleted or replaced since it was opened, and let go of the connection then.
 
         SQLite does not notice, and would write into a file that nobody can open any more.

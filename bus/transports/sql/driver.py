@@ -1,18 +1,15 @@
-"""The SQL driver: when the table is made ready, who holds what, and what becomes of errors."""
+"""What the SQL drivers share: when the table is made ready, who holds what, and what becomes of errors."""
 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
 
-from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock
-from bus.errors import ConfigurationError, SendRefused, SendUnknown, TransportError
+from bus.errors import SendRefused, SendUnknown, TransportError
 from bus.forking import forget_in_children
 from bus.stamps import SqlReceivedStamp
 from bus.transports.base import (
@@ -28,18 +25,16 @@ from bus.transports.base import (
     Sent,
     Settlement,
 )
-from bus.transports.dsn import Dsn, options_from
-from bus.transports.sql.connection import Database
-from bus.transports.sql.options import SqlOptions, database_path
+from bus.transports.sql.database import Database
+from bus.transports.sql.options import SqlOptions
 from bus.transports.sql.partitions import FIRST_LANE, Partitions, partition_of
-from bus.transports.sql.prepared_table import SEND_DEADLINE, PreparedTable
+from bus.transports.sql.prepared_table import SEND_DEADLINE, PreparedTable, Q, TableMaker
 from bus.transports.sql.rows import from_texts
-from bus.transports.sql.table import QueueTable, Row
+from bus.transports.sql.table import Row
 from bus.unit import Transaction
 
 if TYPE_CHECKING:
     from bus.store.ownership import Ownership
-    from bus.transports.registry import DriverContext
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +42,7 @@ T = TypeVar("T")
 
 # How long one call waits for another writer, in seconds. The callers try again as long as they live; a short wait here
 # lets a worker notice that it shall stop.
-_CALL_DEADLINE = 2.0
-_BETWEEN_RECOVERIES = 5.0  # seconds
+CALL_DEADLINE: Final = 2.0
 
 
 class SqlClaim(Claim):
@@ -61,37 +55,30 @@ class SqlClaim(Claim):
 
     def __init__(self, row: Row, received: SqlReceivedStamp) -> None:
         super().__init__(row.id, row.deliveries + 1, received.queue, received, partition=partition_of(row.lane))
-        self.place = row.place.decode()
+        self.place = row.place
 
 
-def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqlDriver:
-    """Build the driver of a ``sqlite://``, ``sql://`` or ``doctrine://`` transport."""
-    path = database_path(f'Transport "{name}"', dsn, context)
-    checked = options_from(SqlOptions, dsn, options, name)
-    ownership = None
-    if context.ownership is not None:
-        ownership = context.ownership(
-            f"sqlite:///{quote(str(path))}?auto_setup={str(checked.auto_setup).lower()}",
-            f"{checked.table_name}:{checked.queue_name}",
-        )
-    elif checked.number_of_partitions:
-        raise ConfigurationError(f'Transport "{name}": partitions need a store beside the queue, and there is none')
-    return SqlDriver(path, checked, context.clock, ownership)
-
-
-class SqlDriver:
+class SqlDriver(ABC, Generic[Q]):
     """Moves messages in and out of one queue of a table. Thread-safe; ``get`` and ``take`` belong to one thread each.
 
     It connects when it is first used, and again after ``close``. A forked child begins anew: it neither keeps, nor
-    settles, nor gives back what its parent claimed.
+    settles, nor gives back what its parent claimed. How claims are made and kept depends on the database.
     """
 
-    def __init__(self, path: Path, options: SqlOptions, clock: Clock, ownership: Ownership | None = None) -> None:
+    claim_class: ClassVar[type[SqlClaim]] = SqlClaim
+
+    def __init__(
+        self,
+        database: Database,
+        make_table: TableMaker[Q],
+        options: SqlOptions,
+        clock: Clock,
+        ownership: Ownership | None,
+    ) -> None:
         """Without an ``ownership`` nothing is read from partitions."""
         self._clock = clock
-        self._database = Database(path)
-        self._prepared = PreparedTable(self._database, options)
-        self._locks = ClaimLocks(folder_of(path))
+        self._database = database
+        self._prepared = PreparedTable(database, options, make_table)
         self._partitions = Partitions(options.number_of_partitions, ownership, self) if ownership is not None else None
         self._ownership = ownership if options.number_of_partitions else None
         self._ordered_window = options.ordered_window if options.ordered else None
@@ -101,16 +88,38 @@ class SqlDriver:
     def _begin_without_claims(self) -> None:
         self._claiming = threading.Lock()  # around claiming and giving back, so that close sees every claim
         self._held: dict[str | int, SqlClaim] = {}
-        self._to_give_back: dict[int, str] = {}  # rows whose claims are withdrawn, and their places
-        self._next_recovery = float("-inf")
+        self._to_give_back: dict[int, object] = {}  # rows whose claims are withdrawn, and their places
+
+    # --- what differs between databases ---
+
+    @property
+    @abstractmethod
+    def _token(self) -> str | None:
+        """The token under which this driver holds messages, if it has one."""
+
+    @abstractmethod
+    def _claim_rows(self, table: Q, limit: int) -> Sequence[Row]:
+        """Claim what is due, within the lock around claiming."""
+
+    @abstractmethod
+    def _take_row(self, table: Q, row: int) -> Row | None:
+        """Claim this row, whenever it is due."""
+
+    @abstractmethod
+    def _left_by_others(self, table: Q, lane: int) -> bool:
+        """Free what the dead hold of a lane; tell whether somebody else still holds some of it."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Let go of every claim at once, when nothing is held any more or can be."""
 
     # --- sending ---
 
     def send(self, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
         """Store all messages in one transaction, or none of them; waits up to 5 s for other writers."""
         try:
-            table, now = self._prepared.usable(), self._now()
-            rows = table.rows_of(batch, now)
+            table = self._prepared.usable()
+            rows = table.rows_of(batch)
             ids = self._write(lambda cursor: table.insert(cursor, rows), SEND_DEADLINE)
         except SendUnknown as error:
             return [_again(SendUnknown, error) for _ in batch]
@@ -122,9 +131,9 @@ class SqlDriver:
         """Store messages as part of a transaction on the same database; False: it is another one."""
         if transaction.database != self._database.name:
             return False
-        cursor: sqlite3.Cursor = transaction.cursor()
-        table, now = self._prepared.usable_in(cursor), self._now()
-        table.insert(cursor, table.rows_of(batch, now))
+        cursor = transaction.cursor()
+        table = self._prepared.usable_in(cursor)
+        table.insert(cursor, table.rows_of(batch))
         return True
 
     # --- receiving ---
@@ -139,31 +148,12 @@ class SqlDriver:
             self._partitions.start()
         with self._claiming:
             table = self._prepared.claimable()
-            if self._clock.monotonic() >= self._next_recovery:
-                self._recover(table)
-            now = self._now()
-            # A look first: an idle worker takes no write lock, and a writer does not stop it.
-            lanes = self._read(lambda cursor: self._ready_lanes(table, cursor, now)) if limit > 0 else ()
-            if not lanes:
-                return ()
-            token = self._locks.token()
-            rows = self._write(lambda cursor: table.claim(cursor, token, lanes, limit, now), _CALL_DEADLINE)
-            return [self._delivery(table, row) for row in rows]
+            return [self._delivery(table, row) for row in self._claim_rows(table, limit)]
 
     def seconds_until_due(self) -> float | None:
         """Return the seconds until the next delayed message becomes due; None: none waits."""
-        table, now = self._prepared.claimable(), self._now()
-        due = self._read(lambda cursor: table.next_due(cursor, now))
-        return None if due is None else (due - now) / 1000
-
-    def _ready_lanes(self, table: QueueTable, cursor: sqlite3.Cursor, now: int) -> Sequence[int]:
-        """Return the lanes that may be read, or nothing where nothing is ready in them."""
-        lanes = list(table.lanes(cursor))
-        if self._partitions is not None:
-            lanes = list(self._partitions.readable(lanes))
-        else:
-            lanes = [lane for lane in lanes if lane < FIRST_LANE]
-        return lanes if table.is_anything_ready(cursor, lanes, now) else ()
+        table = self._prepared.claimable()
+        return self._read(table.seconds_until_due)
 
     def take(self, transport_id: str | int) -> Delivery | None:
         """Claim this message, a parked or delayed one too; None when it is gone or held."""
@@ -171,37 +161,14 @@ class SqlDriver:
         if wanted is None:
             return None
         with self._claiming:
-            table, token = self._prepared.claimable(), self._locks.token()
-
-            def claim(cursor: sqlite3.Cursor) -> Row | None:
-                return table.take(cursor, token, wanted, self._now())
-
-            row = self._write(claim, _CALL_DEADLINE)
-            if row is None:
-                self._recover(table)  # it may be a dead worker's
-                row = self._write(claim, _CALL_DEADLINE)
+            table = self._prepared.claimable()
+            row = self._take_row(table, wanted)
             return None if row is None else self._delivery(table, row)
 
-    def _delivery(self, table: QueueTable, row: Row) -> Delivery:
-        claim = SqlClaim(row, SqlReceivedStamp(row.id, table.name, table.queue))
+    def _delivery(self, table: Q, row: Row) -> Delivery:
+        claim = self.claim_class(row, SqlReceivedStamp(row.id, table.name, table.queue))
         self._held[row.id] = claim
         return Delivery(*from_texts(row.body, row.headers), claim)
-
-    def _recover(self, table: QueueTable) -> None:
-        """Let go what dead workers hold, and remove their lock files."""
-        tokens = self._read(table.holders) | self._locks.tokens()
-        for token in sorted(tokens - {self._locks.held_token}):
-            with self._locks.dead(token) as dead:
-                if dead:
-                    self._free(table, token)
-        self._next_recovery = self._clock.monotonic() + _BETWEEN_RECOVERIES
-
-    def _free(self, table: QueueTable, token: str) -> None:
-        freed = self._write(lambda cursor: table.free(cursor, token, self._now()), _CALL_DEADLINE)
-        if freed:
-            logger.warning(
-                'A worker of queue "%s" went away holding %s messages; they are delivered again', table.queue, freed
-            )
 
     # --- partitions ---
 
@@ -231,15 +198,8 @@ class SqlDriver:
 
     def left_by_others(self, partition: int) -> bool:
         """Free what the dead hold of a partition; tell whether somebody else still holds some of it."""
-
-        def others(cursor: sqlite3.Cursor) -> set[str]:
-            return table.holders_in(cursor, FIRST_LANE + partition) - {self._locks.held_token or ""}
-
         with self._claiming:
-            table = self._prepared.claimable()
-            if self._read(others):
-                self._recover(table)
-            return bool(self._read(others))
+            return self._left_by_others(self._prepared.claimable(), FIRST_LANE + partition)
 
     def _withdraw_unbegun(self, claims: Iterable[SqlClaim]) -> None:
         for claim in claims:
@@ -248,17 +208,17 @@ class SqlDriver:
                 self._held.pop(claim.transport_id, None)
 
     def _free_withdrawn(self) -> None:
-        token, places = self._locks.held_token, dict(self._to_give_back)
+        token, places = self._token, dict(self._to_give_back)
         if places and token is not None:
             table = self._prepared.usable()
-            self._write(lambda cursor: table.give_back(cursor, token, places), _CALL_DEADLINE)
+            self._write(lambda cursor: table.give_back(cursor, token, places), CALL_DEADLINE)
         self._to_give_back.clear()
 
     # --- settling ---
 
     def settle(self, batch: Sequence[Settlement]) -> Sequence[Claim]:
         """Carry out all settlements in one transaction; waits up to 2 s for other writers."""
-        table, token, now = self._prepared.usable(), self._locks.held_token, self._now()
+        table, token = self._prepared.usable(), self._token
         removed: list[int] = []
         changed: list[Mapping[str, object]] = []
         for settlement in batch:
@@ -270,12 +230,12 @@ class SqlDriver:
                 case Ack() | Discard():
                     removed.append(row)
                 case Requeue(_, outgoing):
-                    changed.append(table.requeued(row, outgoing, now))
+                    changed.append(table.requeued(row, outgoing))
                 case Park(_, outgoing):
                     changed.append(table.parked(row, outgoing))
         settled: set[int] = set()
         if token is not None and (removed or changed):
-            settled = self._write(lambda cursor: table.settle(cursor, token, removed, changed), _CALL_DEADLINE)
+            settled = self._write(lambda cursor: table.settle(cursor, token, removed, changed), CALL_DEADLINE)
         return [each.claim for each in batch if not self._conclude(each.claim, settled)]
 
     def _holds(self, claim: Claim) -> bool:
@@ -314,9 +274,8 @@ class SqlDriver:
             for claim in self._held.copy().values():
                 claim.withdraw()
             self._held.clear()
-            self._locks.release()
+            self._let_go()
             self._database.close()
-            self._next_recovery = float("-inf")
         # Not before its messages stand in their places again; its thread may wait for the lock above.
         if self._partitions is not None:
             self._partitions.close()
@@ -327,7 +286,7 @@ class SqlDriver:
     def counts(self) -> Counts:
         """Count by state; a table that does not exist yet holds nothing."""
         table = self._prepared.existing()
-        return Counts(0, 0, 0, 0) if table is None else self._read(lambda cursor: table.counts(cursor, self._now()))
+        return Counts(0, 0, 0, 0) if table is None else self._read(table.counts)
 
     def peek(self, limit: int, after: str | int | None = None) -> Sequence[Peeked]:
         """Return messages in order of their id, claiming none."""
@@ -335,7 +294,7 @@ class SqlDriver:
         behind = 0 if after is None else _row_id(after)
         if table is None or behind is None:
             return ()
-        return self._read(lambda cursor: table.peek(cursor, limit, behind, self._now()))
+        return self._read(lambda cursor: table.peek(cursor, limit, behind))
 
     def set_up(self) -> None:
         """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
@@ -349,17 +308,14 @@ class SqlDriver:
 
     # --- the database ---
 
-    def _now(self) -> int:
-        return int(self._clock.now() * 1000)
-
-    def _read(self, work: Callable[[sqlite3.Cursor], T]) -> T:
+    def _read(self, work: Callable[[Any], T]) -> T:
         try:
             return self._database.read(work)
         except TransportError:
             self._prepared.look_again()
             raise
 
-    def _write(self, work: Callable[[sqlite3.Cursor], T], within: float) -> T:
+    def _write(self, work: Callable[[Any], T], within: float) -> T:
         try:
             return self._database.write(work, within=within)
         except TransportError:
@@ -371,7 +327,6 @@ class SqlDriver:
         for claim in self._held.values():
             claim.withdraw()
         self._database.forget()
-        self._locks.forget()
         if self._partitions is not None:
             self._partitions.forget()
         self._begin_without_claims()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from bus.errors import AccessDeniedError, quoted
-from bus.transports.sql.connection import DIALECT, Database
+from bus.transports.sql.database import Database
 from bus.transports.sql.options import SqlOptions
 from bus.transports.sql.schema import Layout, layout_of, messages_table, statements_to_set_up
 from bus.transports.sql.table import QueueTable
@@ -17,14 +16,19 @@ logger = logging.getLogger(__name__)
 
 SEND_DEADLINE: Final = 5.0  # seconds
 
+Q = TypeVar("Q", bound=QueueTable[Any])
 
-class PreparedTable:
+TableMaker: TypeAlias = Callable[[SqlOptions, Layout], Q]
+
+
+class PreparedTable(Generic[Q]):
     """What a driver knows of its table. Thread-safe: looking twice does no harm."""
 
-    def __init__(self, database: Database, options: SqlOptions) -> None:
+    def __init__(self, database: Database, options: SqlOptions, make_table: TableMaker[Q]) -> None:
         self._database = database
         self._options = options
-        self._table: QueueTable | None = None
+        self._make_table = make_table
+        self._table: Q | None = None
 
     def look_again(self) -> None:
         """Forget what is known, after an error."""
@@ -34,16 +38,16 @@ class PreparedTable:
         """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
         table = messages_table(self._options.table_name)
 
-        def create_what_is_missing(cursor: sqlite3.Cursor) -> Sequence[str]:
+        def create_what_is_missing(cursor: Any) -> Sequence[str]:
             layout = layout_of(self._database.engine, table)
             if layout is not None and layout.foreign:
                 raise AccessDeniedError(self._foreign(layout))
-            statements = statements_to_set_up(table, layout, DIALECT)
+            statements = statements_to_set_up(table, layout, self._database.dialect)
             for statement in statements:
                 cursor.execute(statement)
             return statements
 
-        if self._database.write(create_what_is_missing, within=SEND_DEADLINE):
+        if self._database.alter(create_what_is_missing, within=SEND_DEADLINE):
             logger.info('Table "%s" was set up in %s', table.name, self._database)
         self._table = None
 
@@ -55,12 +59,13 @@ class PreparedTable:
         if layout.foreign:
             return (self._foreign(layout),)
         return tuple(
-            f"{self._database} needs: {statement}" for statement in statements_to_set_up(table, layout, DIALECT)
+            f"{self._database} needs: {statement}"
+            for statement in statements_to_set_up(table, layout, self._database.dialect)
         )
 
-    def usable(self) -> QueueTable:
+    def usable(self) -> Q:
         """Return the table for sending and settling, set up if need be."""
-        if self._database.lost_its_file():
+        if self._database.was_replaced():
             self.look_again()
         if self._table is None:
             layout = self._layout()
@@ -70,7 +75,7 @@ class PreparedTable:
             self._table = self._known(layout)
         return self._table
 
-    def _known(self, layout: Layout | None) -> QueueTable:
+    def _known(self, layout: Layout | None) -> Q:
         if layout is None:
             raise AccessDeniedError(
                 f'{self._database} has no table "{self._options.table_name}"; create it with '
@@ -78,20 +83,22 @@ class PreparedTable:
             )
         if layout.foreign:
             raise AccessDeniedError(self._foreign(layout))
-        return QueueTable(self._options, layout)
+        return self._make_table(self._options, layout)
 
-    def usable_in(self, cursor: sqlite3.Cursor) -> QueueTable:
+    def usable_in(self, cursor: Any) -> Q:
         """Return the table for sending within a transaction, which creates it where it is missing."""
+        if not self._database.has_one_writer:
+            return self.usable()
         layout = None if self._table is not None else self._layout()
         if self._table is not None or layout is not None or not self._options.auto_setup:
             return self._table or self._known(layout)
         # Another connection would wait for this transaction. What is created now may be rolled back, so it is not kept.
         table = messages_table(self._options.table_name)
-        for statement in statements_to_set_up(table, None, DIALECT):
+        for statement in statements_to_set_up(table, None, self._database.dialect):
             cursor.execute(statement)
-        return QueueTable(self._options, Layout(frozenset(table.c.keys()), has_index=True, whole_seconds=False))
+        return self._make_table(self._options, Layout(frozenset(table.c.keys()), has_index=True, whole_seconds=False))
 
-    def claimable(self) -> QueueTable:
+    def claimable(self) -> Q:
         """Return the table for receiving, set up if need be."""
         table = self.usable()
         if not table.complete:
@@ -104,17 +111,17 @@ class PreparedTable:
             )
         return table
 
-    def existing(self) -> QueueTable | None:
+    def existing(self) -> Q | None:
         """Return the table for looking, or None where there is none; nothing is set up."""
-        if self._database.lost_its_file():
+        if self._database.was_replaced():
             self.look_again()
         if self._table is not None:
             return self._table
         layout = self._layout()
-        return None if layout is None or layout.foreign else QueueTable(self._options, layout)
+        return None if layout is None or layout.foreign else self._make_table(self._options, layout)
 
     def _layout(self) -> Layout | None:
-        if not self._database.path.exists():
+        if not self._database.exists():
             return None
         return self._database.inspect(lambda engine: layout_of(engine, messages_table(self._options.table_name)))
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from bus.transports.base import Counts, Outgoing, Peeked
-from bus.transports.sql.connection import DIALECT
 from bus.transports.sql.options import SqlOptions
 from bus.transports.sql.partitions import lane_of
-from bus.transports.sql.rows import HELD, HELD_PARKED, PARKED, from_texts, time_of, time_text, to_texts
-from bus.transports.sql.schema import Layout, messages_table
-from bus.transports.sql.statements import compile_statements
+from bus.transports.sql.rows import from_texts, to_texts
+from bus.transports.sql.schema import Layout
+from bus.transports.sql.statements import Statements
 
-_BELOW_EVERY_LANE: Final = -(2**31)
+S = TypeVar("S", bound=Statements)
+
 _MOST_URGENT: Final = 255  # priorities beyond it are no more urgent, so that a queue has a bounded number of lanes
 
 Parameters = Mapping[str, object]
@@ -28,35 +27,27 @@ class Row(NamedTuple):
     """
 
     id: int
-    body: bytes
-    headers: bytes
+    body: bytes | str
+    headers: bytes | str
     deliveries: int
-    place: bytes
+    place: Any
     lane: int = 0
 
-    @property
-    def mark(self) -> str:
-        """Where it stands while it is held."""
-        return HELD if self.place.decode() < PARKED else HELD_PARKED
 
+class QueueTable(ABC, Generic[S]):
+    """One queue in a table of a known layout. Holds no state; a DBAPI cursor brings the connection."""
 
-class QueueTable:
-    """One queue in a table of a known layout. Holds no state; a cursor brings the connection."""
-
-    def __init__(self, options: SqlOptions, layout: Layout) -> None:
+    def __init__(self, options: SqlOptions, layout: Layout, statements: S) -> None:
         self.name = options.table_name
         self.queue = options.queue_name
         self.complete = layout.complete
+        self.statements = statements
         self._partitions = options.number_of_partitions
-        self._whole_seconds = layout.whole_seconds
-        self._redeliver_timeout = options.redeliver_timeout * 1000
-        self.statements = compile_statements(messages_table(self.name), DIALECT, complete=layout.complete)
 
     # --- what is prepared outside a transaction ---
 
-    def rows_of(self, batch: Sequence[Outgoing], now: int) -> Sequence[Parameters]:
-        """Return the parameters of new rows; ``now`` is in milliseconds since the epoch."""
-        text = self._text(now)
+    def rows_of(self, batch: Sequence[Outgoing]) -> Sequence[Parameters]:
+        """Return the parameters of new rows."""
         rows = []
         for outgoing in batch:
             body, headers = to_texts(outgoing.body, outgoing.headers)
@@ -65,122 +56,82 @@ class QueueTable:
                     "queue": outgoing.origin or self.queue,
                     "body": body,
                     "headers": headers,
-                    "now": text,
-                    "due": self._due(outgoing, now) if outgoing.delay_ms > 0 else text,
                     "lane": self._lane(outgoing),
                     "message": outgoing.message_id,
+                    **self._due(outgoing),
                 }
             )
         return rows
 
-    def requeued(self, row: int, outgoing: Outgoing, now: int) -> Parameters:
+    def requeued(self, row: int, outgoing: Outgoing) -> Parameters:
         """Return the parameters that put a held row back into delivery."""
-        return self._put_back(row, outgoing, self._due(outgoing, now))
+        return self._put_back(row, outgoing, self._due(outgoing))
 
     def parked(self, row: int, outgoing: Outgoing) -> Parameters:
         """Return the parameters that keep a held row without delivering it."""
-        return self._put_back(row, outgoing, PARKED)
+        return self._put_back(row, outgoing, self._never())
 
     # --- steps of a transaction ---
 
-    def insert(self, cursor: sqlite3.Cursor, rows: Sequence[Parameters]) -> list[int]:
+    @abstractmethod
+    def insert(self, cursor: Any, rows: Sequence[Parameters]) -> Sequence[int]:
         """Insert rows and return their ids."""
-        return [cursor.execute(self.statements.insert, row).lastrowid or 0 for row in rows]
 
-    def lanes(self, cursor: sqlite3.Cursor) -> Iterator[int]:
-        """Yield the lanes of the queue, the most urgent first: one step down the index for each."""
-        lane = _BELOW_EVERY_LANE
-        while True:
-            parameters = {"queue": self.queue, "lane": lane}
-            ((above,),) = cursor.execute(self.statements.next_lane, parameters).fetchall()
-            if above is None:
-                return
-            yield above
-            lane = above
+    @abstractmethod
+    def lanes(self, cursor: Any) -> Iterable[int]:
+        """Return the lanes of the queue, the most urgent first."""
 
-    def is_anything_ready(self, cursor: sqlite3.Cursor, lanes: Iterable[int], now: int) -> bool:
-        """Tell whether there is something to claim in these lanes, without claiming it."""
-        return any(self._ready(cursor, lane, 1, now) for lane in lanes)
-
-    def next_due(self, cursor: sqlite3.Cursor, now: int) -> int | None:
-        """Return when the next delayed message becomes due, in milliseconds since the epoch; None: there is none."""
-        times = []
-        for lane in self.lanes(cursor):
-            parameters = {"queue": self.queue, "lane": lane, "now": self._text(now)}
-            ((due,),) = cursor.execute(self.statements.next_due, parameters).fetchall()
-            if due is not None:
-                times.append(due)
-        return time_of(min(times).decode()) if times else None
-
-    def claim(self, cursor: sqlite3.Cursor, token: str, lanes: Sequence[int], limit: int, now: int) -> list[Row]:
-        """Claim the first messages of these lanes in order, and a message that was delivered before alone."""
-        rows: list[Row] = []
-        for lane in lanes:
-            for row in self._ready(cursor, lane, limit - len(rows), now):
-                if row.deliveries and rows:
-                    return self._hold(cursor, token, rows, now)
-                rows.append(row)
-                if row.deliveries:
-                    return self._hold(cursor, token, rows, now)
-            if len(rows) == limit:
-                break
-        return self._hold(cursor, token, rows, now)
-
-    def take(self, cursor: sqlite3.Cursor, token: str, row: int, now: int) -> Row | None:
-        """Claim this message, whenever it is due; None when it is gone or held."""
-        found = cursor.execute(self.statements.one, {"row": row, "queue": self.queue, **self._php(now)}).fetchall()
-        return self._hold(cursor, token, [Row(*found[0])], now)[0] if found else None
-
-    def settle(
-        self, cursor: sqlite3.Cursor, token: str, removed: Sequence[int], changed: Sequence[Parameters]
-    ) -> set[int]:
+    @abstractmethod
+    def settle(self, cursor: Any, token: str, removed: Sequence[int], changed: Sequence[Parameters]) -> set[int]:
         """Remove and change held rows; return the ids of those that the token did hold. The others are untouched."""
-        ids = [*removed, *(change["row"] for change in changed)]
-        owned = cursor.execute(self.statements.owned, {"ids": json.dumps(ids), "token": token}).fetchall()
-        if removed:
-            cursor.executemany(self.statements.remove, [{"row": row, "token": token} for row in removed])
-        if changed:
-            cursor.executemany(self.statements.put_back, [{**change, "token": token} for change in changed])
-        return {row for (row,) in owned}
 
-    def give_back(self, cursor: sqlite3.Cursor, token: str, places: Mapping[int, str]) -> None:
+    def seconds_until_due(self, cursor: Any) -> float | None:
+        """Return the seconds until the next delayed message becomes due; None: there is none."""
+        waits = []
+        for lane in self.lanes(cursor):
+            ((due,),) = fetch(cursor, self.statements.next_due, {"queue": self.queue, "lane": lane, **self._times()})
+            if due is not None:
+                waits.append(self._seconds_until(due))
+        return min(waits, default=None)
+
+    def give_back(self, cursor: Any, token: str, places: Mapping[int, object]) -> None:
         """Let held rows go to their old places, as if they had not been delivered."""
         cursor.executemany(
             self.statements.give_back,
-            [{"row": row, "place": place, "token": token} for row, place in places.items()],
+            [{"row": row, "place": place, "token": token} for row, place in sorted(places.items())],
         )
 
-    def holders(self, cursor: sqlite3.Cursor) -> set[str]:
-        """Return the tokens that hold messages of this queue."""
-        tokens: set[str] = set()
-        for lane in self.lanes(cursor):
-            tokens |= self.holders_in(cursor, lane)
-        return tokens
-
-    def holders_in(self, cursor: sqlite3.Cursor, lane: int) -> set[str]:
-        """Return the tokens that hold messages of one lane."""
-        rows = cursor.execute(self.statements.tokens, {"queue": self.queue, "lane": lane}).fetchall()
-        return {token.decode() for (token,) in rows if token is not None}
-
-    def free(self, cursor: sqlite3.Cursor, token: str, now: int) -> int:
-        """Let go everything that a dead worker's token holds; return how many messages that were."""
-        parameters = {"queue": self.queue, "token": token, "now": self._text(now)}
-        lanes = list(self.lanes(cursor))
-        return sum(cursor.execute(self.statements.free, {**parameters, "lane": lane}).rowcount for lane in lanes)
-
-    def counts(self, cursor: sqlite3.Cursor, now: int) -> Counts:
+    def counts(self, cursor: Any) -> Counts:
         """Count the messages by state."""
-        parameters = {"queue": self.queue, "now": time_text(now), **self._php(now)}
-        ((total, in_flight, parked, delayed),) = cursor.execute(self.statements.counts, parameters).fetchall()
+        parameters = {"queue": self.queue, **self._times()}
+        ((total, in_flight, parked, delayed),) = fetch(cursor, self.statements.counts, parameters)
         return Counts(total - in_flight - parked - delayed, delayed, in_flight, parked)
 
-    def peek(self, cursor: sqlite3.Cursor, limit: int, after: int, now: int) -> list[Peeked]:
+    def peek(self, cursor: Any, limit: int, after: int) -> list[Peeked]:
         """Return the messages behind an id."""
-        parameters = {"queue": self.queue, "after": after, "limit": limit, "now": time_text(now), **self._php(now)}
+        parameters = {"queue": self.queue, "after": after, "limit": limit, **self._times()}
         return [
-            Peeked(row, *from_texts(body, headers), state.decode())
-            for row, body, headers, state in cursor.execute(self.statements.peek, parameters)
+            Peeked(row, *from_texts(body, headers), state.decode() if isinstance(state, bytes) else state)
+            for row, body, headers, state in fetch(cursor, self.statements.peek, parameters)
         ]
+
+    # --- how this database tells the time ---
+
+    @abstractmethod
+    def _due(self, outgoing: Outgoing) -> Parameters:
+        """Return the parameters that say when a message becomes due."""
+
+    @abstractmethod
+    def _never(self) -> Parameters:
+        """Return the parameters that say that a message never becomes due."""
+
+    @abstractmethod
+    def _times(self) -> Parameters:
+        """Return what the statements are told of the present time."""
+
+    @abstractmethod
+    def _seconds_until(self, due: Any) -> float:
+        """Return the seconds until a time that ``next_due`` has found."""
 
     # --- parts of these ---
 
@@ -189,27 +140,13 @@ class QueueTable:
             return lane_of(outgoing.partition_key, self._partitions)
         return -max(-_MOST_URGENT, min(outgoing.priority, _MOST_URGENT))
 
-    def _ready(self, cursor: sqlite3.Cursor, lane: int, limit: int, now: int) -> list[Row]:
-        parameters = {"queue": self.queue, "lane": lane, "limit": limit, "now": time_text(now), **self._php(now)}
-        found = cursor.execute(self.statements.ready, parameters).fetchall()
-        return [Row(row, body, headers, deliveries, place, lane) for row, body, headers, deliveries, place in found]
-
-    def _hold(self, cursor: sqlite3.Cursor, token: str, rows: list[Row], now: int) -> list[Row]:
-        text = self._text(now)
-        cursor.executemany(
-            self.statements.claim, [{"row": row.id, "token": token, "now": text, "mark": row.mark} for row in rows]
-        )
-        return rows
-
-    def _put_back(self, row: int, outgoing: Outgoing, due: str) -> Parameters:
+    def _put_back(self, row: int, outgoing: Outgoing, due: Parameters) -> Parameters:
         body, headers = to_texts(outgoing.body, outgoing.headers)
-        return {"row": row, "new_body": body, "new_headers": headers, "due": due}
+        return {"row": row, "new_body": body, "new_headers": headers, **due}
 
-    def _due(self, outgoing: Outgoing, now: int) -> str:
-        return self._text(now + max(0, outgoing.delay_ms))
 
-    def _text(self, milliseconds: int) -> str:
-        return time_text(milliseconds, whole_seconds=self._whole_seconds)
-
-    def _php(self, now: int) -> Parameters:
-        return {"php_gave_up": time_text(now - self._redeliver_timeout, whole_seconds=True)}
+def fetch(cursor: Any, statement: str, parameters: Parameters) -> Sequence[Sequence[Any]]:
+    """Execute a statement and return all its rows."""
+    cursor.execute(statement, parameters)
+    rows: Sequence[Sequence[Any]] = cursor.fetchall()
+    return rows

@@ -10,7 +10,7 @@ import pytest
 from bus.errors import ConfigurationError, MissingExtraError
 from bus.transports.memory import MemoryDriver
 from bus.transports.registry import DriverContext, create_driver, schemes
-from bus.transports.sql import SqlDriver
+from bus.transports.sql.sqlite_driver import SqliteDriver
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,7 +26,7 @@ def test_every_scheme_of_this_package_has_a_driver(tmp_path: Path) -> None:
         for scheme in ("doctrine", "in-memory", "sql", "sqlite")
     }
 
-    assert made == {"doctrine": SqlDriver, "in-memory": MemoryDriver, "sql": SqlDriver, "sqlite": SqlDriver}
+    assert made == {"doctrine": SqliteDriver, "in-memory": MemoryDriver, "sql": SqliteDriver, "sqlite": SqliteDriver}
     assert set(made) <= set(schemes())
 
 

@@ -6,20 +6,22 @@ import json
 import random
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from bus.transports.sql.connection import DIALECT
 from bus.transports.sql.schema import Layout, messages_table, statements_to_set_up
-from bus.transports.sql.statements import Statements, compile_statements
+from bus.transports.sql.sqlite_statements import SqliteBuilder, SqliteStatements
+from bus.transports.sql.statements import compiled
 
 CAPTURES = json.loads((Path(__file__).parents[2] / "wire/doctrine_sqlite.json").read_text())
 PLAIN = next(item for item in CAPTURES["items"] if item["id"] == "plain")
 SYMFONYS_TABLE = [each for each in PLAIN["schema"] if each.startswith("CREATE") and "sqlite_sequence" not in each]
 
 TABLE = messages_table("messenger_messages")
-STATEMENTS = compile_statements(TABLE, DIALECT, complete=True)
+STATEMENTS = compiled(SqliteStatements, SqliteBuilder(TABLE, complete=True), DIALECT)
 VALUES = {
     "queue": "default",
     "lane": 0,
@@ -103,7 +105,7 @@ def test_settling_finds_its_rows_by_their_key(connection: sqlite3.Connection) ->
     assert plan(connection, "owned")[0] == "SEARCH messenger_messages USING INTEGER PRIMARY KEY (rowid=?)"
 
 
-@pytest.mark.parametrize("name", Statements.__slots__)
+@pytest.mark.parametrize("name", [each.name for each in fields(SqliteStatements)])
 def test_every_parameter_of_a_statement_is_named(name: str) -> None:
     text = getattr(STATEMENTS, name)
 
