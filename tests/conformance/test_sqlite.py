@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 
 from bus.testing.clock import FakeClock
-from bus.testing.conformance import DriverConformance, OpenDriver
+from bus.testing.conformance import DriverConformance, Features, OpenDriver
 from bus.transports.base import Driver
 from bus.transports.registry import DriverContext, create_driver
 
 
 class TestSqlite(DriverConformance):
+    features = Features(outlives_process=True)
+
+    @pytest.fixture
+    def dsn(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/var/bus.db?queue_name=orders"
+
     @pytest.fixture
     def open_driver(self, tmp_path: Path, clock: FakeClock) -> Iterator[OpenDriver]:
         drivers: list[Driver] = []

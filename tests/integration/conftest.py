@@ -19,6 +19,9 @@ from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext
 from bus.transports.sql import SqlDriver, create
 
+# A distribution of its own, whose tests are run by test_third_party_transport.py where it is installed.
+collect_ignore = ["third_party"]
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("sqlite_program.py")
 DEADLINE = 60.0  # seconds

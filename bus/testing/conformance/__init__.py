@@ -15,20 +15,23 @@ Subclass DriverConformance, say what the driver can do, and override one fixture
             for driver in drivers:
                 driver.close()
 
-Each test gets an empty store. Time is the FakeClock ``clock`` for a driver that tells due times itself; with a server
-that does, the tests wait, at most 5 s, for delays of at most 300 ms.
+Some features need further fixtures, which Features names. Each test gets an empty store. Time is the FakeClock
+``clock`` for a driver that tells due times itself; with a server that does, the tests wait, at most 5 s, for delays of
+at most 300 ms.
 """
 
 from bus.testing.conformance.capabilities import Capabilities
-from bus.testing.conformance.features import Features, OpenDriver
+from bus.testing.conformance.encoding import Encoding
+from bus.testing.conformance.features import Features, OpenDriver, OpenSubscriber
 from bus.testing.conformance.giving_back import GivingBack
+from bus.testing.conformance.outages import Outages
 from bus.testing.conformance.receiving import Receiving
 from bus.testing.conformance.sending import Sending
 from bus.testing.conformance.settling import Settling
 
 
-class DriverConformance(Sending, Receiving, Settling, GivingBack, Capabilities):
+class DriverConformance(Sending, Encoding, Receiving, Settling, GivingBack, Capabilities, Outages):
     """The promises of bus.transports.base.Driver, one test each."""
 
 
-__all__ = ["DriverConformance", "Features", "OpenDriver"]
+__all__ = ["DriverConformance", "Features", "OpenDriver", "OpenSubscriber"]

@@ -16,6 +16,7 @@ from bus.transports.base import (
     Ack,
     Counts,
     CountsMessages,
+    Discard,
     Driver,
     KnowsNextDue,
     Lists,
@@ -74,6 +75,16 @@ class Capabilities(DriverSuite):
         expected = Counts(ready=3, delayed=1, in_flight=2, parked=0)
         known = [(got, want) for got, want in zip(_numbers(counts), _numbers(expected), strict=True) if got is not None]
         assert all(got == want for got, want in known)
+
+    def test_what_is_settled_is_not_counted_any_more(self, driver: Driver) -> None:
+        if not isinstance(driver, CountsMessages):
+            pytest.skip(f"{type(self).__name__} cannot count")
+        driver.send([outgoing(), outgoing()])
+        handled, given_up = receive(driver, 2)
+
+        driver.settle([Ack(handled.claim), Discard(given_up.claim)])
+
+        assert [number for number in _numbers(driver.counts()) if number] == []
 
     def test_looking_claims_nothing_and_goes_on_behind_an_id(self, driver: Driver) -> None:
         listing = self._listing(driver)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, NoReturn, Protocol, TypeVar
 
 import pytest
 
@@ -24,6 +24,10 @@ class Features:
         ordered: messages of one priority are delivered in the order in which they became due.
         priorities: a higher priority is delivered first.
         parks: ``Park`` keeps a message.
+        outlives_process: messages stay when the process that sent or claimed them is gone. Needs the fixture ``dsn``.
+        subscribers: several groups of consumers each get every message. Needs the fixture ``open_subscriber``.
+        restarts: there is a server, which may restart. Needs the fixture ``restart_server``.
+        returns_within: seconds after which the messages of a killed consumer are somebody else's.
     """
 
     shared: bool = True
@@ -31,6 +35,10 @@ class Features:
     ordered: bool = True
     priorities: bool = True
     parks: bool = True
+    outlives_process: bool = False
+    subscribers: bool = False
+    restarts: bool = False
+    returns_within: float = 20.0
 
 
 class OpenDriver(Protocol):
@@ -38,6 +46,13 @@ class OpenDriver(Protocol):
 
     def __call__(self, queue: str = "orders") -> Driver:
         """Return a new driver, which the fixture closes after the test."""
+
+
+class OpenSubscriber(Protocol):
+    """Opens a driver for one of several groups that each get what is sent to one queue, topic or exchange."""
+
+    def __call__(self, group: str) -> Driver:
+        """Return a new driver, which the fixture closes after the test. It also sends, to all groups."""
 
 
 def requires(*features: str) -> Callable[[F], F]:
@@ -63,7 +78,22 @@ class DriverSuite:
     @pytest.fixture
     def open_driver(self) -> OpenDriver:
         """Return a function that opens drivers on one empty store: the fixture that a subclass overrides."""
-        pytest.fail(f"{type(self).__name__} has to override the fixture open_driver")
+        self._must_override("open_driver")
+
+    @pytest.fixture
+    def dsn(self) -> str:
+        """Return the DSN of the queue "orders" of the same store, for a consumer in another process."""
+        self._must_override("dsn")
+
+    @pytest.fixture
+    def open_subscriber(self) -> OpenSubscriber:
+        """Return a function that opens drivers for groups of consumers."""
+        self._must_override("open_subscriber")
+
+    @pytest.fixture
+    def restart_server(self) -> Callable[[], None]:
+        """Return a function that restarts the server, by a kill perhaps, and returns when it runs again."""
+        self._must_override("restart_server")
 
     @pytest.fixture
     def driver(self, open_driver: OpenDriver) -> Driver:
@@ -75,3 +105,6 @@ class DriverSuite:
         for feature in getattr(request.function, "__bus_requires__", ()):
             if not getattr(self.features, feature):
                 pytest.skip(f"{type(self).__name__} does not have the feature {feature}")
+
+    def _must_override(self, fixture: str) -> NoReturn:
+        pytest.fail(f"{type(self).__name__} has to override the fixture {fixture}")

@@ -7,11 +7,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from bus.testing.conformance.features import DriverSuite, OpenDriver, requires
+from bus.testing.conformance.features import DriverSuite, OpenDriver, OpenSubscriber, requires
 from bus.testing.conformance.traffic import bodies, outgoing, receive
 from bus.transports.base import (
     Ack,
+    Delivery,
     Driver,
+    Requeue,
 )
 
 
@@ -97,3 +99,47 @@ class Receiving(DriverSuite):
             list(pool.map(consume, [open_driver() for _ in range(4)]))
 
         assert sorted(handled) == sorted(str(number).encode() for number in range(400))
+
+    @requires("subscribers")
+    def test_every_subscriber_gets_every_message(self, open_subscriber: OpenSubscriber) -> None:
+        subscribers = self._subscribed(open_subscriber, "receipts", "stock")
+
+        subscribers[0].send([outgoing(str(number).encode()) for number in range(10)])
+
+        for each in subscribers:
+            assert sorted(bodies(receive(each, 10))) == [str(number).encode() for number in range(10)]
+
+    @requires("subscribers")
+    def test_what_one_subscriber_requeues_the_other_sees_once(self, open_subscriber: OpenSubscriber) -> None:
+        failing, other = self._subscribed(open_subscriber, "receipts", "stock")
+        other.send([outgoing(b"event")])
+
+        for _ in range(3):
+            claim = receive(failing, 1)[0].claim
+            assert claim.begin()
+            assert list(failing.settle([Requeue(claim, outgoing(b"event", origin=claim.origin))])) == []
+
+        other.send([outgoing(b"last")])
+        seen: list[Delivery] = []
+        while b"last" not in bodies(seen):
+            seen += receive(other, 1)
+            other.settle([Ack(seen[-1].claim)])
+        assert sorted(bodies([*seen, *other.get(10)])) == [b"event", b"last"]
+
+    @requires("subscribers")
+    def test_what_one_subscriber_has_handled_the_other_still_gets(self, open_subscriber: OpenSubscriber) -> None:
+        quick, slow = self._subscribed(open_subscriber, "receipts", "stock")
+        quick.send([outgoing(b"event")])
+
+        quick.settle([Ack(receive(quick, 1)[0].claim)])
+        quick.close()
+
+        assert bodies(receive(slow, 1)) == [b"event"]
+
+    @staticmethod
+    def _subscribed(open_subscriber: OpenSubscriber, *groups: str) -> list[Driver]:
+        """Open a driver for each group; where a group begins with its first look, that was it."""
+        drivers = [open_subscriber(group) for group in groups]
+        for driver in drivers:
+            assert list(driver.get(1)) == []
+        return drivers

@@ -10,7 +10,7 @@ import pytest
 
 from bus import headers
 from bus.testing.clock import FakeClock
-from bus.testing.conformance.features import DriverSuite
+from bus.testing.conformance.features import DriverSuite, requires
 from bus.testing.conformance.traffic import DELAY, bodies, outgoing, receive
 from bus.transports.base import (
     Driver,
@@ -110,6 +110,18 @@ class Sending(DriverSuite):
         clock.advance(DELAY / 1000)
 
         assert bodies(receive(driver, 1)) == [b"short"]
+
+    @requires("ordered")
+    def test_delayed_messages_come_in_the_order_in_which_they_become_due(
+        self, driver: Driver, clock: FakeClock
+    ) -> None:
+        driver.send(
+            [outgoing(b"third", delay_ms=300), outgoing(b"first", delay_ms=100), outgoing(b"second", delay_ms=200)]
+        )
+
+        clock.advance(0.3)
+
+        assert bodies(receive(driver, 3, limit=1)) == [b"first", b"second", b"third"]
 
     @pytest.mark.parametrize("delay", [0, -1, -(2**63)])
     def test_a_delay_of_nothing_or_less_is_none(self, driver: Driver, delay: int) -> None:

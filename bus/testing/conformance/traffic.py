@@ -34,21 +34,21 @@ def outgoing(
     )
 
 
-def receive(driver: Driver, count: int, limit: int = 100) -> list[Delivery]:
-    """Claim messages until there are ``count``; fail when they do not come within 5 s."""
+def receive(driver: Driver, count: int, limit: int = 100, *, within: float = PATIENCE) -> list[Delivery]:
+    """Claim messages until there are ``count``; fail when they do not come in time."""
     received: list[Delivery] = []
 
     def enough() -> bool:
         received.extend(driver.get(min(limit, count - len(received))))
         return len(received) >= count
 
-    eventually(enough, f"{count} messages should have come")
+    eventually(enough, f"{count} messages should have come", within=within)
     return received
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds; fail with ``what`` after 5 s. The only place where this suite waits."""
-    deadline = time.monotonic() + PATIENCE
+def eventually(condition: Callable[[], bool], what: str, *, within: float = PATIENCE) -> None:
+    """Wait until the condition holds; fail with ``what`` in the end. The only place where this suite waits."""
+    deadline = time.monotonic() + within
     never = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, what
