@@ -36,6 +36,7 @@ from bus.config import loader
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BESIDE = sorted({*ROOT.glob("*.md"), *ROOT.glob("tests/*/*.md"), *ROOT.glob("bench/**/*.md")} - set(PAGES))
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -152,6 +153,7 @@ def look_at(block: Block) -> None:
         list(yaml.safe_load_all(block.text))
 
 
+@pytest.mark.timeout(300)  # a page may start some twenty processes
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_the_page_shows_works(page: Path, session: Path, environment: dict[str, str]) -> None:
     program = ""
@@ -198,8 +200,18 @@ def test_every_command_line_of_the_page_is_valid(page: Path, monkeypatch: pytest
             pytest.fail(f"bus {shlex.join(words)}: {error.format_message()}", pytrace=False)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_of_the_page_leads_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+def anchors_of(page: Path) -> set[str]:
+    """Return what links to the headings of a page end with."""
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
 
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_the_page_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
+        aim = page.parent / target if target else page
+
+        assert aim.exists(), target
+        assert not anchor or anchor in anchors_of(aim), f"{target}#{anchor}"
