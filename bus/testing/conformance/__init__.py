@@ -22,7 +22,7 @@ at most 300 ms.
 
 from bus.testing.conformance.capabilities import Capabilities
 from bus.testing.conformance.encoding import Encoding
-from bus.testing.conformance.features import Features, OpenDriver, OpenSubscriber
+from bus.testing.conformance.features import PASSWORD, Features, OpenDriver, OpenSubscriber
 from bus.testing.conformance.giving_back import GivingBack
 from bus.testing.conformance.outages import Outages
 from bus.testing.conformance.receiving import Receiving
@@ -34,4 +34,4 @@ class DriverConformance(Sending, Encoding, Receiving, Settling, GivingBack, Capa
     """The promises of bus.transports.base.Driver, one test each."""
 
 
-__all__ = ["DriverConformance", "Features", "OpenDriver", "OpenSubscriber"]
+__all__ = ["PASSWORD", "DriverConformance", "Features", "OpenDriver", "OpenSubscriber"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn, Protocol, TypeVar
+from typing import ClassVar, Final, NoReturn, Protocol, TypeVar
 
 import pytest
 
 from bus.testing.clock import FakeClock
 from bus.transports.base import Driver
+
+PASSWORD: Final = "not-to-be-shown"  # noqa: S105 - of a server that does not exist
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -27,6 +29,7 @@ class Features:
         outlives_process: messages stay when the process that sent or claimed them is gone. Needs the fixture ``dsn``.
         subscribers: several groups of consumers each get every message. Needs the fixture ``open_subscriber``.
         restarts: there is a server, which may restart. Needs the fixture ``restart_server``.
+        connects: there is a server, which may be away. Needs the fixture ``driver_without_server``.
         returns_within: seconds after which the messages of a killed consumer are somebody else's.
     """
 
@@ -38,6 +41,7 @@ class Features:
     outlives_process: bool = False
     subscribers: bool = False
     restarts: bool = False
+    connects: bool = False
     returns_within: float = 20.0
 
 
@@ -94,6 +98,11 @@ class DriverSuite:
     def restart_server(self) -> Callable[[], None]:
         """Return a function that restarts the server, by a kill perhaps, and returns when it runs again."""
         self._must_override("restart_server")
+
+    @pytest.fixture
+    def driver_without_server(self) -> Driver:
+        """Return a driver whose server is not there; the password in its DSN, if it has any, is PASSWORD."""
+        self._must_override("driver_without_server")
 
     @pytest.fixture
     def driver(self, open_driver: OpenDriver) -> Driver:

@@ -1,4 +1,4 @@
-"""What survives a consumer that is killed, and a server that restarts."""
+"""What survives a consumer that is killed, a server that restarts, and one that is not there."""
 
 # ruff: noqa: D102 - the name of a test is its sentence
 
@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+
+import pytest
 
 from bus.errors import TransportError
 from bus.testing.clock import FakeClock
-from bus.testing.conformance.features import DriverSuite, OpenDriver, requires
+from bus.testing.conformance.features import PASSWORD, DriverSuite, OpenDriver, requires
 from bus.testing.conformance.traffic import PATIENCE, eventually, outgoing
 from bus.transports.base import Ack, Claim, Delivery, Driver, Outgoing, Sent
 
@@ -77,6 +79,40 @@ class Outages(DriverSuite):
 
         assert list(driver.settle([Ack(claims[0])])) == [claims[0]]
         assert list(driver.settle([Ack(claims[1])])) == []
+
+    @requires("connects")
+    def test_a_send_without_a_server_is_an_error_in_time_and_shows_no_password(
+        self, driver_without_server: Driver
+    ) -> None:
+        began = time.monotonic()
+
+        try:
+            (result,) = driver_without_server.send([outgoing()])
+        except TransportError as raised:
+            result = raised
+
+        assert isinstance(result, TransportError)
+        assert PASSWORD not in f"{result} {result!r}"
+        assert time.monotonic() - began < 2 * PATIENCE
+
+    @requires("connects")
+    def test_a_look_without_a_server_is_an_error_in_time_and_shows_no_password(
+        self, driver_without_server: Driver
+    ) -> None:
+        began = time.monotonic()
+
+        with pytest.raises(TransportError) as raised:
+            driver_without_server.get(1)
+
+        assert PASSWORD not in f"{raised.value} {raised.value!r}"
+        assert time.monotonic() - began < 2 * PATIENCE
+
+    @requires("connects")
+    def test_closing_without_a_server_is_harmless(self, driver_without_server: Driver) -> None:
+        driver_without_server.close()
+        with suppress(TransportError):
+            driver_without_server.get(1)
+        driver_without_server.close()
 
     def _receive_in_real_time(self, driver: Driver, clock: FakeClock, count: int) -> list[Delivery]:
         received: list[Delivery] = []

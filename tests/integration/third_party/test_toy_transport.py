@@ -9,13 +9,13 @@ import pytest
 import toy_transport
 
 from bus.testing import FakeClock
-from bus.testing.conformance import DriverConformance, Features, OpenDriver, OpenSubscriber
+from bus.testing.conformance import PASSWORD, DriverConformance, Features, OpenDriver, OpenSubscriber
 from bus.transports.base import Driver
 from bus.transports.registry import DriverContext, create_driver
 
 
 class TestToyTransport(DriverConformance):
-    features = Features(outlives_process=True, subscribers=True, restarts=True)
+    features = Features(outlives_process=True, subscribers=True, restarts=True, connects=True)
 
     @pytest.fixture
     def server(self, tmp_path: Path) -> Path:
@@ -40,6 +40,11 @@ class TestToyTransport(DriverConformance):
     @pytest.fixture
     def open_subscriber(self, open_queue: Callable[[str], Driver]) -> OpenSubscriber:
         return lambda group: open_queue(f"queue=orders&group={group}")
+
+    @pytest.fixture
+    def driver_without_server(self, tmp_path: Path) -> Driver:
+        dsn = f"toy://ada:{PASSWORD}@host{tmp_path}/no/such/folder/toy.db"
+        return create_driver("toy", dsn, {}, DriverContext())
 
     @pytest.fixture
     def dsn(self, server: Path) -> str:

@@ -171,7 +171,10 @@ class ToyDriver:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             if self._connection is None:
-                self._connection = self._connect()
+                try:
+                    self._connection = self._connect()
+                except sqlite3.OperationalError as error:
+                    raise ConnectionLostError(f"The toy server cannot be reached: {error}.") from error
             with self._connection as server:
                 server.execute("BEGIN IMMEDIATE")
                 if self._server_started != _restarts(server):
