@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from typing import cast
 
 import click
@@ -26,6 +26,7 @@ from bus.cli.output import Output
 from bus.cli.parameters import duration, must_exist
 from bus.cli.progress import progress
 from bus.cli.settings import Settings
+from bus.cli.terminal import somebody_can_answer
 from bus.envelope import Envelope
 from bus.errors import describe
 from bus.json_lines import JsonLines
@@ -71,8 +72,13 @@ def command(
         bus = messenger.buses[bus_name] if bus_name else messenger.bus
         lines = JsonLines(bus, messenger.types)
         stamps = _stamps(transports, delay, key)
-        if type_name == "-" or json_text == "-" or (json_text is None and not sys.stdin.isatty()):
-            _dispatch_lines(settings.output, lines, None if type_name == "-" else type_name, stamps)
+        if type_name == "-" or json_text == "-" or (json_text is None and not somebody_can_answer()):
+            dispatched = _dispatch_lines(settings.output, lines, None if type_name == "-" else type_name, stamps)
+            if not dispatched and "-" not in (type_name, json_text):
+                # Where nobody typed a "-", as in a cron job, a message was meant and not that there is none.
+                raise click.UsageError(
+                    "Standard input is empty, so nothing was dispatched; give the fields as JSON: '{}'"
+                )
         else:
             message = lines.read(type_name, (json_text or "{}").encode())
             _print_one(settings.output, bus.dispatch(message, stamps), delayed=delay is not None)
@@ -98,10 +104,11 @@ def _print_one(output: Output, envelope: Envelope, *, delayed: bool) -> None:
         output.note("It has no transport, so it was handled at once, without the delay.")
 
 
-def _dispatch_lines(output: Output, lines: JsonLines, type_name: str | None, stamps: list[Stamp]) -> None:
+def _dispatch_lines(output: Output, lines: JsonLines, type_name: str | None, stamps: list[Stamp]) -> int:
+    """Dispatch the messages on standard input and return how many that are."""
     dispatched = handled_here = refused = 0
     outage: BaseException | None = None
-    stream = cast("BufferedReader", sys.stdin.buffer)
+    stream = cast("BufferedReader", sys.stdin.buffer if sys.stdin is not None else BytesIO())
     with progress(output, "Dispatching", _size_of(stream)) as advance:
         for batch in lines.dispatch(stream, type_name, stamps):
             dispatched += len(batch.envelopes)
@@ -119,6 +126,7 @@ def _dispatch_lines(output: Output, lines: JsonLines, type_name: str | None, sta
         raise click.exceptions.Exit(exit_codes.UNREACHABLE)
     if refused:
         raise click.exceptions.Exit(exit_codes.FAILED)
+    return dispatched
 
 
 def _size_of(stream: BufferedReader) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -15,6 +14,7 @@ from bus.cli.output import Output
 from bus.cli.parameters import FORMAT, must_exist
 from bus.cli.progress import progress
 from bus.cli.settings import Settings
+from bus.cli.terminal import somebody_can_answer
 from bus.errors import ConfigurationError
 from bus.failures import FailedMessages, Outcome, Selected
 from bus.waiting import WaitingMessage
@@ -112,6 +112,8 @@ def remove(
         if show_messages:
             for message in failed.list(ids, class_filter):
                 print_details(settings, message)
+        if not ids and not force and not somebody_can_answer():
+            raise click.UsageError("Nobody can be asked here; --force removes without asking.")
         if _confirmed(selection, "Remove", force=force):
             _carry_out(settings, failed.remove, selection, ids, "Removing")
 
@@ -179,7 +181,7 @@ def _select(failed: FailedMessages, ids: Sequence[str], *, every: bool, class_fi
 
 
 def _confirmed(selection: Sequence[Selected], verb: str, *, force: bool) -> bool:
-    if force or not selection or not sys.stdin.isatty():
+    if force or not selection or not somebody_can_answer():
         return True
     many = f"{len(selection):,} messages" if len(selection) > 1 else f"{selection[0].type_name} {selection[0].id}"
     return click.confirm(f"{verb} {many}?", err=True)

@@ -38,7 +38,8 @@ class Output:
         """Tell whether to draw for a person on this stream; stdout unless said otherwise."""
         if self.ansi is not None:
             return self.ansi
-        return (stream or sys.stdout).isatty()
+        stream = stream or sys.stdout
+        return stream is not None and stream.isatty()
 
     def line(self, text: str = "") -> None:
         """Print one line of data."""

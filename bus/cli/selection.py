@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import click
 
 from bus.cli.parameters import must_exist
+from bus.cli.terminal import somebody_can_answer
 from bus.errors import ConfigurationError, quoted
 
 
@@ -40,7 +40,7 @@ class Selection:
             raise ConfigurationError("There is no transport to consume from, failure transports excepted.")
         if self.every or len(candidates) == 1:
             return candidates
-        if not self.ask or not sys.stdin.isatty():
+        if not self.ask or not somebody_can_answer():
             raise click.UsageError(f"Name the receivers, or give --all; there are {quoted(transports)}.")
         return [click.prompt("Receiver", type=click.Choice(list(transports)), err=True)]
 

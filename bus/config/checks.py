@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 
 from bus.config.nodes import below, is_name, listed, shown, suggestion
-from bus.config.schema import MessengerConfig
+from bus.config.schema import MessengerConfig, TransportConfig
+from bus.errors import ConfigurationError
+from bus.transports.dsn import Dsn
 
 _DSN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:.*")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 # Each transport of these is a store of its own, even where the DSN is the same.
 _IN_PROCESS = ("in-memory:", "sync:")
+
+_NAMES_CONNECTION = ("doctrine", "sql")
+_SQL = ("doctrine", "mariadb", "mysql", "postgres", "postgresql", "sql", "sqlite")
+# The options of these that tell one queue from another, and what they are where nothing is said.
+_SQL_QUEUE = {"table_name": "messenger_messages", "queue_name": "default"}
 
 Problem = tuple[str, str]  # path and sentence
 
@@ -139,8 +147,24 @@ def _shared_queues(config: MessengerConfig) -> Iterator[Problem]:
         other = config.transports.get(target) if target is not None and target != name else None
         if other is None or transport.dsn == "" or transport.dsn.startswith(_IN_PROCESS):
             continue
-        if (transport.dsn, transport.options) == (other.dsn, other.options):
+        if _queue_of(transport, config) == _queue_of(other, config):
             yield below("transports", name), f"it is the same queue as its failure transport {shown(target or name)}"
+
+
+def _queue_of(transport: TransportConfig, config: MessengerConfig) -> tuple[object, ...]:
+    """Return what only transports of one queue have in common, however they name their database."""
+    try:
+        dsn = Dsn.parse(transport.dsn)
+        options = {**_SQL_QUEUE, **transport.options, **dsn.query}
+        if dsn.scheme in _NAMES_CONNECTION:
+            name = ",".join(each.name for each in dsn.hosts) or "default"
+            dsn = Dsn.parse(config.connections.get(name, transport.dsn))
+    except ConfigurationError:  # told where the transport is built
+        return transport.dsn, transport.options
+    path = os.path.realpath(dsn.path.removeprefix("/")) if dsn.scheme == "sqlite" else dsn.path
+    if dsn.scheme in _SQL:
+        options = {name: options[name] for name in _SQL_QUEUE}
+    return dsn.scheme, dsn.hosts, path, options
 
 
 def _circles(config: MessengerConfig) -> Iterator[Problem]:

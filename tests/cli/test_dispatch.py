@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -57,7 +60,21 @@ def test_a_thousand_lines_come_in_their_order(shop: Shop) -> None:
 
 
 def test_an_empty_stdin_dispatches_nothing(shop: Shop) -> None:
-    assert shop.ok("dispatch", "order.placed") == "0 dispatched, 0 refused\n"
+    assert shop.ok("dispatch", "order.placed", "-") == "0 dispatched, 0 refused\n"
+
+
+def test_a_forgotten_message_is_an_error_where_nobody_types_one(shop: Shop) -> None:
+    done = shop.bus("dispatch", "order.placed")
+
+    assert done.returncode == 2
+    assert "nothing was dispatched" in done.stderr
+
+
+def test_a_message_is_dispatched_without_any_stdin(shop: Shop) -> None:
+    command = f"""exec {shlex.quote(sys.executable)} -m bus dispatch order.placed '{{"order_id": "o-1"}}' <&-"""
+    subprocess.run(["sh", "-c", command], cwd=shop.path, env=shop.environment(), check=True)
+
+    assert shop.counts()["async"]["ready"] == 1
 
 
 def test_a_delayed_message_waits(shop: Shop) -> None:

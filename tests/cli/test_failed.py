@@ -131,6 +131,16 @@ def test_a_person_is_asked_first_and_may_say_no(shop: Shop, command: str) -> Non
     assert shop.counts()["failed"]["ready"] == 2
 
 
+def test_not_all_messages_are_removed_where_nobody_can_be_asked(shop: Shop) -> None:
+    shop.fail("o-1")
+
+    done = shop.bus("failed", "remove", "--all")
+
+    assert done.returncode == 2
+    assert "--force" in done.stderr
+    assert shop.counts()["failed"]["ready"] == 1
+
+
 def test_a_person_who_forces_is_not_asked(shop: Shop) -> None:
     shop.fail("o-1")
 
@@ -189,7 +199,7 @@ def test_hostile_messages_are_listed_shown_retried_and_removed(shop: Shop) -> No
     listed = shop.ok("failed", "show")
     messages = shop.json("failed", "show")
     retried = shop.bus("failed", "retry", "--all")
-    removed = shop.bus("failed", "remove", "--all", "--show-messages", "-vv")
+    removed = shop.bus("failed", "remove", "--all", "--force", "--show-messages", "-vv")
 
     assert len(messages) == len(rows) + 1
     assert "\x1b" not in listed

@@ -101,6 +101,27 @@ def test_a_transport_and_its_failure_transport_are_not_the_same_queue(problems: 
     load(text.replace("DSN", "in-memory://"))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("sqlite:///a.db", "doctrine://files", True),
+        ("sqlite:///a.db", "sqlite:///./a.db?queue_name=default", True),
+        ("sql://files?table_name=messenger_messages", "doctrine://files?redeliver_timeout=60", True),
+        ("sqlite:///a.db", "doctrine://files?queue_name=failed", False),
+        ("sqlite:///a.db", "sqlite:///b.db", False),
+        ("sql://files", "sql://default", False),
+    ],
+)
+def test_a_failure_transport_is_another_queue_however_it_is_written(one: str, other: str, is_same: bool) -> None:
+    config = MessengerConfig(
+        failure_transport="failed",
+        transports={"async": TransportConfig(dsn=one), "failed": TransportConfig(dsn=other)},
+        connections={"files": "sqlite:///a.db"},
+    )
+
+    assert bool(list(check(config))) is is_same
+
+
 def test_a_transport_that_is_wrong_still_exists(problems: Problems) -> None:
     (line,) = problems("messenger: {failure_transport: a, transports: {a: []}, routing: {shop.A: a}}")
     assert "transports.a.dsn: a transport needs a DSN" in line
