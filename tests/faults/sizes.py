@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-_LONGEST = 4 * 3600  # seconds for one full test
+# Seconds for one test. A mark on the test itself would win over these.
+_QUICK = 600
+_FULL = 4 * 3600
 
 
 def sizes(quick: Any, full: Any) -> list[Any]:
     """Return the two sizes of a test as pytest's parameters."""
     return [
-        pytest.param(quick, id="quick"),
-        pytest.param(full, id="full", marks=[pytest.mark.full, pytest.mark.timeout(_LONGEST)]),
+        pytest.param(quick, id="quick", marks=pytest.mark.timeout(_QUICK)),
+        pytest.param(full, id="full", marks=[pytest.mark.full, pytest.mark.timeout(_FULL)]),
     ]
 
 

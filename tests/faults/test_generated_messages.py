@@ -73,7 +73,6 @@ def stored(envelope: Envelope) -> tuple[int, bytes, Mapping[str, str]]:
 
 
 @pytest.mark.parametrize("slices", FUZZED_SLICES)
-@pytest.mark.timeout(600)
 def test_generated_messages_are_stored_as_they_are_and_their_neighbours_handled(
     slices: int, deployment_in_memory: Deployment, figures: Figures
 ) -> None:
