@@ -221,7 +221,8 @@ def describe(error: BaseException, limit: int = 4096) -> str:
     """Return ``Class: text`` of an error whose ``__str__`` may be hostile or huge."""
     name = type(error).__name__
     try:
-        text = str(error)
+        # The text may be an instance of a subclass of str, with methods of its own.
+        text = str.__str__(str(error))
     except BaseException:  # noqa: BLE001 - a hostile __str__ may raise anything, SystemExit included
         return f"{name}: (its text cannot be read: __str__ raises)"
     if len(text) > limit:

@@ -81,6 +81,22 @@ class Intake:
         self._clock = clock
         self._wake = wake
 
+    def open(self) -> None:
+        """Take the receivers for this worker.
+
+        Raises:
+            ConfigurationError: another worker of this process reads one of them.
+        """
+        taken: list[Transport] = []
+        try:
+            for receiver in self.receivers:
+                receiver.transport.occupy()
+                taken.append(receiver.transport)
+        except ConfigurationError:
+            for transport in taken:
+                transport.vacate()
+            raise
+
     def fetch(self, most: int, *, starved: bool) -> Sequence[ReceivedMessage]:
         """Ask the receivers that are due and return what the first one with messages gives, at most ``most``.
 
@@ -154,6 +170,7 @@ class Intake:
         """Flush, give back what was not begun, and close every receiver."""
         for receiver in self.receivers:
             self._close(receiver.transport)
+            receiver.transport.vacate()
 
     def abandon(self) -> None:
         """Flush and close every receiver within 5 s, at the same time, whatever hangs. From any thread."""

@@ -295,7 +295,7 @@ class Messenger:
         return {} if names else {**self._stores.to_set_up(), **self._outboxes.to_set_up()}
 
     def _chosen(self, names: Sequence[str]) -> list[Transport]:
-        return [self.transport(name) for name in names or self.transports]
+        return [self.transport(name) for name in dict.fromkeys(names or self.transports)]
 
     @staticmethod
     def _named(valid: Mapping[str, T], kind: str, name: str) -> T:

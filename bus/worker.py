@@ -90,10 +90,11 @@ class Worker:
 
         Raises:
             AccessDeniedError: a server refuses the credentials at the first contact.
-            ConfigurationError: a receiver cannot be consumed as it is.
+            ConfigurationError: a receiver cannot be consumed as it is, or another worker of this process reads it.
             Exception: any error of a receiver, with ``fail_fast``.
         """
         names = tuple(each.transport.name for each in self._intake.receivers)
+        self._intake.open()
         self._context = contextvars.copy_context()
         if self._options.concurrency > 1:
             self._pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="bus-handler")

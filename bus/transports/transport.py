@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -81,6 +82,7 @@ class Transport:
         self._settlements = SettlementBuffer(name, driver.settle)
         self._sent = SentStamp(name)
         self._warned_of_loop = False
+        self._readers: dict[int, object] = {}  # by process: a forked child begins without its parent's
 
     # --- sending ---
 
@@ -151,6 +153,23 @@ class Transport:
         return isinstance(self.driver, JoinsTransactions) and self.driver.send_in(transaction, batch)
 
     # --- receiving ---
+
+    def occupy(self) -> None:
+        """Take it for one worker of this process, until ``vacate``: who closes it gives back what every reader holds.
+
+        Raises:
+            ConfigurationError: another worker of this process reads it.
+        """
+        reader = object()
+        if self._readers.setdefault(os.getpid(), reader) is not reader:
+            raise ConfigurationError(
+                f'Another worker of this process reads the transport "{self.name}"; '
+                "give one worker more concurrency, or start worker processes."
+            )
+
+    def vacate(self) -> None:
+        """Leave it to the next worker."""
+        self._readers.pop(os.getpid(), None)
 
     def get(self, limit: int, queues: Sequence[str] = ()) -> list[Envelope]:
         """Claim up to ``limit`` messages, possibly none; never wait for any.

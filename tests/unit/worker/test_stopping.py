@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from bus.errors import ConfigurationError
+
 DEADLINE = 20.0  # seconds
 
 
@@ -75,6 +77,25 @@ def test_stop_after_run_is_harmless(rig):
 
     worker.stop()
     worker.stop()
+
+
+def test_a_second_worker_of_the_process_on_one_transport_is_refused_and_harms_nothing(rig, running):
+    begun, done = threading.Event(), threading.Event()
+
+    def work(envelope):
+        begun.set()
+        assert done.wait(DEADLINE)
+
+    rig.handle = work
+    rig.send("a")
+    with running(rig.worker()):
+        assert begun.wait(DEADLINE)
+        with pytest.raises(ConfigurationError, match='reads the transport "async"'):
+            rig.run_until_empty()
+        done.set()
+    rig.run_until_empty()
+
+    assert rig.handled == ["a"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
