@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from bus.middleware.idempotency import IdempotencyMiddleware
     from bus.store.base import Store
     from bus.store.memory import MemoryStore
+    from bus.store.redis import RedisStore
     from bus.store.sql import SqlStore
     from bus.worker import Worker, WorkerOptions
 
@@ -90,6 +91,7 @@ _LAZY = {
     "MessengerConfig": "bus.config.schema",
     "Middleware": "bus.middleware.base",
     "MiddlewareConfig": "bus.config.schema",
+    "RedisStore": "bus.store.redis",
     "SqlStore": "bus.store.sql",
     "Store": "bus.store.base",
     "TransportConfig": "bus.config.schema",
@@ -145,6 +147,7 @@ __all__ = [
     "ReceivedStamp",
     "RecoverableError",
     "RedeliveryStamp",
+    "RedisStore",
     "RedispatchMessage",
     "RetryPolicy",
     "SendFailedError",

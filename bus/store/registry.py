@@ -13,8 +13,10 @@ from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext
 
 _SQL: Final = ("doctrine", "sql", "sqlite")
-SCHEMES: Final = (*_SQL, "memory")
+_REDIS: Final = ("redis", "rediss")
+SCHEMES: Final = (*_SQL, "memory", *_REDIS)
 _AUTO_SETUP: Final = "auto_setup"
+_PREFIX: Final = "prefix"
 
 
 class StoreFactory:
@@ -54,6 +56,11 @@ class StoreFactory:
             from bus.store.memory import MemoryStore
 
             return MemoryStore(self._context.clock)
+        if self.dsn.scheme in _REDIS:
+            from bus.store.redis import RedisStore
+
+            # What uses a store begins its keys with words of its own.
+            return RedisStore(_without_prefix(self.dsn), prefix=self.dsn.query.get(_PREFIX, ""))
         from bus.store.sql import SqlStore
         from bus.transports.sql.options import database_path
 
@@ -104,6 +111,11 @@ def _checked(text: str) -> Dsn:
         raise ConfigurationError(
             f'no store for "{dsn.scheme}://"; there are: {quoted(SCHEMES)}{did_you_mean(dsn.scheme, SCHEMES)}'
         )
+    if dsn.scheme in _REDIS:
+        from bus.transports.redis.options import server_options
+
+        server_options("The store", _without_prefix(dsn))
+        return dsn
     valid = {_AUTO_SETUP} if dsn.scheme in _SQL else set()
     unknown = sorted(dsn.query.keys() - valid)
     if unknown:
@@ -111,3 +123,8 @@ def _checked(text: str) -> Dsn:
     if dsn.query.get(_AUTO_SETUP, "true") not in ("true", "false"):
         raise ConfigurationError(f'the option "{_AUTO_SETUP}" of a store must be true or false')
     return dsn
+
+
+def _without_prefix(dsn: Dsn) -> Dsn:
+    query = {key: value for key, value in dsn.query.items() if key != _PREFIX}
+    return Dsn(dsn.scheme, dsn.hosts, dsn.user, dsn.password, dsn.path, query)

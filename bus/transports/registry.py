@@ -22,6 +22,8 @@ ENTRY_POINT_GROUP: Final = "bus.transports"
 _FACTORIES: Final[Mapping[str, str]] = {
     "doctrine": "bus.transports.sql:create",
     "in-memory": "bus.transports.memory:create",
+    "redis": "bus.transports.redis:create",
+    "rediss": "bus.transports.redis:create",
     "sql": "bus.transports.sql:create",
     "sqlite": "bus.transports.sql:create",
 }
@@ -29,6 +31,7 @@ _FACTORIES: Final[Mapping[str, str]] = {
 # Factory -> the dataclass of its options, for the reference of the configuration.
 _OPTIONS: Final[Mapping[str, str]] = {
     "bus.transports.memory:create": "bus.transports.memory:MemoryOptions",
+    "bus.transports.redis:create": "bus.transports.redis.options:RedisOptions",
     "bus.transports.sql:create": "bus.transports.sql.options:SqlOptions",
 }
 
@@ -47,8 +50,6 @@ _NOT_IN_THIS_VERSION: Final = frozenset(
         "mysql",
         "postgres",
         "postgresql",
-        "redis",
-        "rediss",
     }
 )
 

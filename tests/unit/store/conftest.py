@@ -1,21 +1,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from bus import MemoryStore, SqlStore, Store
+from bus import MemoryStore, RedisStore, SqlStore, Store
 from bus.testing.clock import FakeClock
+from tests.servers.redis import Keys
+
+
+class StoreClock(FakeClock):
+    """The clock of a store. A Redis counts by its own: what passes is taken off the times of its keys."""
+
+    keys: Keys | None = None
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        if self.keys is None:
+            return
+        with closing(self.keys.client()) as client:
+            for key in client.scan_iter(f"{self.keys.prefix}*"):
+                left = client.pttl(key)
+                if left > 0:
+                    client.pexpire(key, max(0, left - round(seconds * 1000)))
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
+def clock() -> StoreClock:
+    return StoreClock()
 
 
-@pytest.fixture(params=["memory", "sql"])
-def store(request: pytest.FixtureRequest, clock: FakeClock, tmp_path: Path) -> Iterator[Store]:
-    made: Store = MemoryStore(clock) if request.param == "memory" else SqlStore(tmp_path / "bus.db", clock=clock)
+@pytest.fixture(params=["memory", "sql", "redis"])
+def store(request: pytest.FixtureRequest, clock: StoreClock, tmp_path: Path) -> Iterator[Store]:
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore(clock)
+    elif request.param == "sql":
+        made = SqlStore(tmp_path / "bus.db", clock=clock)
+    else:
+        clock.keys = request.getfixturevalue("redis_keys")
+        made = RedisStore(clock.keys.url, prefix=clock.keys.prefix)
     yield made
     made.close()

@@ -27,7 +27,12 @@ def test_a_store_in_memory() -> None:
 @pytest.mark.parametrize(
     ("dsn", "problem"),
     [
-        ("redis://localhost", 'store: no store for "redis://"; there are: "doctrine", "sql", "sqlite", "memory"'),
+        (
+            "kafka://localhost",
+            'store: no store for "kafka://"; there are: "doctrine", "sql", "sqlite", "memory", "redis", "rediss"',
+        ),
+        ("redis://localhost?prefx=a", 'unknown option "prefx"'),
+        ("redis://localhost?dbindex=-1", 'option "dbindex" must be 0 to'),
         ("memry://", 'did you mean "memory"?'),
         ("sql://default?autosetup=1", 'unknown options of a store: "autosetup"; options are: "auto_setup"'),
         ("sql://default?auto_setup=maybe", 'the option "auto_setup" of a store must be true or false'),
