@@ -152,9 +152,11 @@ def _meanings(options: type) -> Mapping[str, str]:
     Raises:
         TypeError: it leaves one out.
     """
-    _, _, attributes = inspect.cleandoc(options.__doc__ or "").partition("\nAttributes:\n")
-    entries = re.findall(r"^(\w+): (.*(?:\n+ .*)*)", textwrap.dedent(attributes), re.MULTILINE)
-    meanings = {name: " ".join(text.split()) for name, text in entries}
+    meanings: dict[str, str] = {}
+    for cls in reversed(options.__mro__):
+        _, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")
+        entries = re.findall(r"^(\w+): (.*(?:\n+ .*)*)", textwrap.dedent(attributes), re.MULTILINE)
+        meanings |= {name: " ".join(text.split()) for name, text in entries}
     missing = [each.name for each in fields(options) if each.name not in meanings]
     if missing:
         raise TypeError(f'the docstring of "{options.__qualname__}" has no line under "Attributes:" for {missing}')

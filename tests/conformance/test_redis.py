@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from bus.testing.clock import FakeClock
-from bus.testing.conformance import DriverConformance, Features, OpenDriver
-from bus.transports.base import Driver
+from bus.testing.conformance import DriverConformance, Features, OpenDriver, OpenSubscriber
+from bus.transports.base import Driver, SetsUp
 from bus.transports.registry import DriverContext, create_driver
 from tests.servers.fixtures import private_redis
 from tests.servers.redis import RedisServer
@@ -28,21 +28,49 @@ def server() -> Iterator[RedisServer]:
 
 
 class TestRedis(DriverConformance):
-    features = Features(priorities=False)
+    # A claim stands in the group's list on the server, which keeps it over a restart.
+    features = Features(priorities=False, outlives_process=True, subscribers=True, restarts=True, loses_claims=False)
 
     @pytest.fixture
     def clock(self) -> FakeClock:
         return ServerTime()
 
     @pytest.fixture
-    def open_driver(self, server: RedisServer) -> Iterator[OpenDriver]:
+    def open_group(self, server: RedisServer) -> Iterator[Callable[[str, str], Driver]]:
         drivers: list[Driver] = []
 
-        def open_driver(queue: str = "orders") -> Driver:
-            drivers.append(create_driver(queue, f"{server.url}/{queue}", {}, DriverContext()))
+        def open_group(stream: str, group: str) -> Driver:
+            dsn = f"redis://127.0.0.1:{server.port}/{stream}/{group}"
+            drivers.append(create_driver(stream, dsn, {}, DriverContext()))
             return drivers[-1]
 
-        yield open_driver
+        yield open_group
         for driver in drivers:
             driver.close()
         server.execute("FLUSHALL")
+
+    @pytest.fixture
+    def open_driver(self, open_group: Callable[[str, str], Driver]) -> OpenDriver:
+        return lambda queue="orders": open_group(queue, "symfony")
+
+    @pytest.fixture
+    def open_subscriber(self, open_group: Callable[[str, str], Driver]) -> OpenSubscriber:
+        def open_subscriber(group: str) -> Driver:
+            driver = open_group("orders", group)
+            assert isinstance(driver, SetsUp)
+            driver.set_up()
+            return driver
+
+        return open_subscriber
+
+    @pytest.fixture
+    def dsn(self, server: RedisServer) -> str:
+        return f"redis://127.0.0.1:{server.port}/orders"
+
+    @pytest.fixture
+    def restart_server(self, server: RedisServer) -> Callable[[], None]:
+        def restart() -> None:
+            server.kill()
+            server.start()
+
+        return restart

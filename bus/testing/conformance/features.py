@@ -30,6 +30,7 @@ class Features:
         subscribers: several groups of consumers each get every message. Needs the fixture ``open_subscriber``.
         restarts: there is a server, which may restart. Needs the fixture ``restart_server``.
         connects: there is a server, which may be away. Needs the fixture ``driver_without_server``.
+        loses_claims: a restart of the server ends every claim, so that the messages are delivered again.
         returns_within: seconds after which the messages of a killed consumer are somebody else's.
     """
 
@@ -42,6 +43,7 @@ class Features:
     subscribers: bool = False
     restarts: bool = False
     connects: bool = False
+    loses_claims: bool = True
     returns_within: float = 20.0
 
 

@@ -65,7 +65,7 @@ class Outages(DriverSuite):
         self._persist(all_are_handled)
         assert sorted(handled) == sorted(confirmed)
 
-    @requires("restarts", "shared")
+    @requires("restarts", "shared", "loses_claims")
     def test_a_claim_from_before_a_restart_has_no_say_in_the_next_delivery(
         self, open_driver: OpenDriver, restart_server: Callable[[], None]
     ) -> None:

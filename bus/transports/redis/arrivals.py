@@ -81,6 +81,8 @@ class Arrivals:
                 logger.debug("Waiting for messages failed: %s", error)
                 stop.wait(_AFTER_AN_ERROR)
             except Exception:
+                if stop.is_set():
+                    return  # its connection was closed under it
                 logger.exception("Waiting for messages failed")
                 stop.wait(_AFTER_AN_ERROR)
             if not stop.is_set():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,13 +128,3 @@ def stream_and_group(origin: str) -> tuple[str, str]:
     """Return what ``origin_of`` was made from."""
     stream, slash, group = origin.rpartition("/")
     return (stream, group) if slash else (origin, DEFAULT_GROUP)
-
-
-def partition_of(key: str, partitions: int) -> int:
-    """Return the partition of a key."""
-    return zlib.crc32(key.encode(errors="surrogatepass")) % partitions
-
-
-def in_order(lanes: Sequence[tuple[Lane, Lane]]) -> list[Lane]:
-    """Return the lanes of pairs, each one's retries first: they have waited longer."""
-    return [lane for base, retry in lanes for lane in (retry, base)]

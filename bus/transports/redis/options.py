@@ -12,8 +12,6 @@ from bus.transports.dsn import Dsn, Host, options_from
 DEFAULT_GROUP: Final = "symfony"
 _DEFAULT_PORT = 6379
 _DEFAULT_SENTINEL_PORT = 26379
-_PARTITIONS_WHEN_ORDERED = 10
-_MOST_PARTITIONS = 1000
 _DATABASES = 16_384
 _PLAIN, _PHP = 0, 1  # of php-redis's serializers
 
@@ -79,10 +77,6 @@ class RedisOptions(ServerOptions):
         claim_interval: milliseconds between two looks for messages that PHP workers did not finish.
         serializer: how PHP workers of the stream write, 0 (plain) or 1 (Symfony's default). Both are read; plain is
             written, which either of them reads.
-        partitions: over so many streams messages with a partition key are spread, each read by one worker; 0 is none.
-            The same for all that send to a stream. 10 with ``ordered``, otherwise 0.
-        ordered: a failing message of a key is tried again before those that came after it.
-        ordered_window: so many messages may wait behind failing ones before their partition pauses.
     """
 
     stream: str = "messages"
@@ -95,9 +89,6 @@ class RedisOptions(ServerOptions):
     redeliver_timeout: int = 3600
     claim_interval: int = 60_000
     serializer: int = _PHP
-    partitions: int | None = None
-    ordered: bool = False
-    ordered_window: int = 1000
 
     def __post_init__(self) -> None:
         ServerOptions.__post_init__(self)
@@ -112,19 +103,6 @@ class RedisOptions(ServerOptions):
             raise ValueError('option "claim_interval" must be at least 1 millisecond')
         if self.serializer not in (_PLAIN, _PHP):
             raise ValueError('option "serializer" must be 0 (plain) or 1 (PHP); other forms cannot be read here')
-        if self.partitions is not None and not 0 <= self.partitions <= _MOST_PARTITIONS:
-            raise ValueError(f'option "partitions" must be 0 to {_MOST_PARTITIONS}')
-        if self.ordered and self.partitions == 0:
-            raise ValueError('option "ordered" needs partitions, and option "partitions" is 0')
-        if self.ordered_window < 1:
-            raise ValueError('option "ordered_window" must be at least 1 message')
-
-    @property
-    def number_of_partitions(self) -> int:
-        """Over how many partitions keyed messages are spread; 0: none."""
-        if self.partitions is not None:
-            return self.partitions
-        return _PARTITIONS_WHEN_ORDERED if self.ordered else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

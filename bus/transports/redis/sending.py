@@ -14,7 +14,7 @@ from bus.errors import ConnectionLostError, SendRefused, SendUnknown, TransportE
 from bus.transports.base import Outgoing, Sent
 from bus.transports.redis import scripts
 from bus.transports.redis.connection import Argument, OutcomeUnknownError, OutOfMemoryError, Server
-from bus.transports.redis.keys import Keys, partition_of, stream_and_group
+from bus.transports.redis.keys import Keys, stream_and_group
 from bus.transports.redis.options import RedisOptions
 from bus.transports.redis.streams import GroupStreams, KeyList, value_of
 
@@ -95,10 +95,7 @@ class Sender:
         return [Sent(each.decode() or None) for each in ids]
 
     def _arguments(self, keys: Keys, names: KeyList, outgoing: Outgoing) -> Iterator[Argument]:
-        partition = None
-        if outgoing.partition_key is not None and self._options.number_of_partitions:
-            partition = partition_of(outgoing.partition_key, self._options.number_of_partitions)
-        base, retry = keys.pair(partition)
+        base, retry = keys.pair(None)
         yield names.at(base.stream)
         yield names.at(base.queue)
         yield names.at(retry.stream) if outgoing.origin is not None else 0

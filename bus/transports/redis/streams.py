@@ -53,9 +53,8 @@ class GroupStreams:
         self.keys = keys
         self._options = options
         self._group = options.group
-        pairs = [keys.pair(number) for number in range(options.number_of_partitions)]
         # The main stream stands last: what scripts create is that one.
-        self.lanes: Sequence[Lane] = [lane for base, retry in (*pairs, keys.pair(None)) for lane in (retry, base)]
+        self.lanes: Sequence[Lane] = (keys.retry, keys.main)
 
     # --- traffic ---
 
