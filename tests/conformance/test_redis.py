@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bus.testing.clock import FakeClock
-from bus.testing.conformance import DriverConformance, Features, OpenDriver, OpenSubscriber
+from bus.testing.conformance import PASSWORD, DriverConformance, Features, OpenDriver, OpenSubscriber
 from bus.transports.base import Driver, SetsUp
 from bus.transports.registry import DriverContext, create_driver
 from tests.servers.fixtures import private_redis
+from tests.servers.ports import REDIS, reserved
 from tests.servers.redis import RedisServer
 
 
@@ -29,7 +30,9 @@ def server() -> Iterator[RedisServer]:
 
 class TestRedis(DriverConformance):
     # A claim stands in the group's list on the server, which keeps it over a restart.
-    features = Features(priorities=False, outlives_process=True, subscribers=True, restarts=True, loses_claims=False)
+    features = Features(
+        priorities=False, outlives_process=True, subscribers=True, restarts=True, connects=True, loses_claims=False
+    )
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -74,3 +77,10 @@ class TestRedis(DriverConformance):
             server.start()
 
         return restart
+
+    @pytest.fixture
+    def driver_without_server(self) -> Iterator[Driver]:
+        with reserved(REDIS, 1) as port:
+            driver = create_driver("orders", f"redis://:{PASSWORD}@127.0.0.1:{port}/orders", {}, DriverContext())
+            yield driver
+            driver.close()
