@@ -195,7 +195,10 @@ class Unit:
         """Roll back and drop what was held: the handler will run again, and send it again. Never raises."""
         self._close()
         if self.transaction is not None:
-            aio.blocking(self._roll_back, self.transaction)
+            try:
+                aio.blocking(self._roll_back, self.transaction)
+            except Exception:
+                logger.exception("The transaction of a failed handler call could not be rolled back")
         for undo in self._after_failure or ():
             try:
                 undo()

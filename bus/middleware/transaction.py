@@ -127,7 +127,9 @@ class SqlTransaction:
             BusError: the handler has ended the transaction itself.
         """
         root = self._root
-        is_ended = root is not None and (not root.is_active or self.connection.get_transaction() is not root)
+        is_ended = root is not None and (
+            self.connection.closed or not root.is_active or self.connection.get_transaction() is not root
+        )
         if self._is_over or is_ended:
             raise BusError(
                 f'The transaction of a handler on "{self.database}" was ended by the handler itself; '
@@ -144,12 +146,13 @@ class SqlTransaction:
 
     def roll_back(self) -> None:
         """Undo everything. Harmless after a commit."""
-        if not self._is_over and self._connection is not None:
-            connection = _driver_connection(self._connection)
+        # Where the handler has closed the connection, its pool has rolled it back.
+        if not self._is_over and self._connection is not None and not self._connection.closed:
             try:
+                connection = _driver_connection(self._connection)
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            except sqlite3.Error:
+            except (sqlite3.Error, SQLAlchemyError):
                 self._connection.invalidate()
         self._close()
 
@@ -164,12 +167,34 @@ class SqlTransaction:
             self._connection.close()
 
 
+class _HandlersSession(Session):
+    """The session of a handler, which its middleware closes: what is not committed then would be rolled back.
+
+    ``is_over``: the middleware says so.
+    """
+
+    is_over = False
+
+    def close(self) -> None:
+        """Close it, unless the handler does, also by ``with session:``.
+
+        Raises:
+            BusError: the handler does, and would lose its work.
+        """
+        if not self.is_over:
+            raise BusError(
+                'A handler in a transaction does not close its session, also not by "with session:": that would roll '
+                "back what it did. It is closed when the handler returns."
+            )
+        super().close()
+
+
 class Resources:
     """What the parameters of one handler are filled with: made when a parameter asks for it."""
 
     def __init__(self, transaction: SqlTransaction) -> None:
         self._transaction = transaction
-        self._session: Session | None = None
+        self._session: _HandlersSession | None = None
         self.by_type: Mapping[type, Callable[[], object]] = {Session: self._open, Connection: self._connect}
 
     def finish(self) -> None:
@@ -187,12 +212,14 @@ class Resources:
                 self._session.close()
 
     def _forget_session(self) -> None:
-        self._transaction.sessions.remove(cast("Session", self._session))
+        session = cast("_HandlersSession", self._session)
+        session.is_over = True
+        self._transaction.sessions.remove(session)
 
     def _open(self) -> Session:
         if self._session is None:
             # A savepoint of its own, so that commit() and rollback() in a handler do not end the transaction.
-            self._session = Session(self._transaction.connection, join_transaction_mode="create_savepoint")
+            self._session = _HandlersSession(self._transaction.connection, join_transaction_mode="create_savepoint")
             self._transaction.sessions.append(self._session)
         return self._session
 

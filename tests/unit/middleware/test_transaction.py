@@ -230,6 +230,28 @@ def test_a_handler_that_rolls_the_connection_back_and_returns_fails(make: Make, 
     assert orders(database) == []
 
 
+@pytest.mark.parametrize("closes", [Connection, Session])
+@pytest.mark.parametrize("middleware", [("transaction",), ("idempotency", "transaction")], ids=str)
+def test_a_handler_that_closes_what_it_was_given_fails_and_may_run_again(
+    make: Make, database: Path, closes: type, middleware: tuple[str, ...]
+) -> None:
+    given: list[Any] = []
+
+    def place(event: Placed, session: Session, connection: Connection) -> None:
+        session.add(Order(id=event.id))
+        if not given:
+            given.append({Connection: connection, Session: session}[closes])
+            given[0].close()
+
+    messenger = make(place, middleware=middleware)
+    with pytest.raises(HandlerFailedError, match=r"close"):
+        messenger.bus.dispatch(identified())
+    assert orders(database) == []
+
+    messenger.bus.dispatch(identified())
+    assert orders(database) == ["o-1"]
+
+
 def test_a_handler_that_uses_no_database_writes_nothing(make: Make, database: Path) -> None:
     def place(event: Placed) -> None: ...
 
