@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -10,9 +10,10 @@ from bus.testing.clock import FakeClock
 from bus.testing.conformance import PASSWORD, DriverConformance, Features, OpenDriver, OpenSubscriber
 from bus.transports.base import Driver, SetsUp
 from bus.transports.registry import DriverContext, create_driver
-from tests.servers.fixtures import private_redis
+from tests.servers.fixtures import private_redis, private_redis_cluster, private_redis_sentinel
 from tests.servers.ports import REDIS, reserved
 from tests.servers.redis import RedisServer
+from tests.servers.redis_groups import RedisCluster, Watched
 
 
 class ServerTime(FakeClock):
@@ -26,6 +27,18 @@ class ServerTime(FakeClock):
 def server() -> Iterator[RedisServer]:
     with private_redis() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def redis_cluster() -> Iterator[RedisCluster]:
+    with private_redis_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def redis_watched() -> Iterator[Watched]:
+    with private_redis_sentinel() as watched:
+        yield watched
 
 
 class TestRedis(DriverConformance):
@@ -84,3 +97,41 @@ class TestRedis(DriverConformance):
             driver = create_driver("orders", f"redis://:{PASSWORD}@127.0.0.1:{port}/orders", {}, DriverContext())
             yield driver
             driver.close()
+
+
+class TestRedisCluster(DriverConformance):
+    features = Features(priorities=False)
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return ServerTime()
+
+    @pytest.fixture
+    def open_driver(self, redis_cluster: RedisCluster) -> Iterator[OpenDriver]:
+        yield from _drivers_at(redis_cluster.url, {})
+        redis_cluster.flush()
+
+
+class TestRedisSentinel(DriverConformance):
+    features = Features(priorities=False)
+
+    @pytest.fixture
+    def clock(self) -> FakeClock:
+        return ServerTime()
+
+    @pytest.fixture
+    def open_driver(self, redis_watched: Watched) -> Iterator[OpenDriver]:
+        yield from _drivers_at(redis_watched.url, redis_watched.options)
+        redis_watched.master.execute("FLUSHALL")
+
+
+def _drivers_at(url: str, options: Mapping[str, object]) -> Iterator[OpenDriver]:
+    drivers: list[Driver] = []
+
+    def open_driver(queue: str = "orders") -> Driver:
+        drivers.append(create_driver(queue, f"{url}/{queue}", options, DriverContext()))
+        return drivers[-1]
+
+    yield open_driver
+    for driver in drivers:
+        driver.close()

@@ -15,6 +15,7 @@ import pytest
 
 from tests.servers import rabbitmq as rabbitmq_server
 from tests.servers import redis as redis_server
+from tests.servers import redis_groups
 from tests.servers.foreign_rabbitmq import ForeignRabbitMq
 from tests.servers.need import need
 from tests.servers.rabbitmq import RabbitMq
@@ -69,6 +70,28 @@ def private_redis(*settings: str, persistent: bool = True) -> Iterator[RedisServ
         redis_server.running(Path(folder), settings, persistent=persistent) as server,
     ):
         yield server
+
+
+@contextmanager
+def private_redis_cluster() -> Iterator[redis_groups.RedisCluster]:
+    """Yield a cluster of three masters that nobody else uses."""
+    need(redis_server.missing())
+    with (
+        TemporaryDirectory(prefix="bus-redis-", ignore_cleanup_errors=True) as folder,
+        redis_groups.cluster(Path(folder)) as cluster,
+    ):
+        yield cluster
+
+
+@contextmanager
+def private_redis_sentinel() -> Iterator[redis_groups.Watched]:
+    """Yield a master with a replica and a Sentinel, which nobody else uses."""
+    need(redis_server.missing())
+    with (
+        TemporaryDirectory(prefix="bus-redis-", ignore_cleanup_errors=True) as folder,
+        redis_groups.watched(Path(folder)) as watched,
+    ):
+        yield watched
 
 
 @pytest.fixture(scope="session")

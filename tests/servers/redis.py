@@ -91,12 +91,15 @@ class RedisServer:
         binary = shutil.which("redis-server")
         assert binary is not None
         where = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
-        command = [binary, *self._first(), *where, "--dir", str(self.folder), "--save", "", *self._settings]
-        self._process = Guarded(command, {"PATH": os.environ["PATH"]}, self.folder / "output.txt")
+        self._process = Guarded(self._command(binary, where), {"PATH": os.environ["PATH"]}, self.folder / "output.txt")
         self._wait_until_it_answers()
 
-    def _first(self) -> Sequence[str]:
-        return ()
+    def _command(self, binary: str, where: Sequence[str]) -> Sequence[str]:
+        return [binary, *where, "--dir", str(self.folder), "--save", "", *self._settings]
+
+    def add_settings(self, *settings: str) -> None:
+        """Add arguments to the command line of the next start."""
+        self._settings += settings
 
     def stop(self) -> None:
         """Stop it in good order."""

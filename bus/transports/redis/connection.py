@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
@@ -37,7 +38,7 @@ Client: TypeAlias = Any
 _CONNECTIONS: Final = 64  # at most, of one process to one server
 _HEALTH_CHECK: Final = 15  # seconds without use after which a connection is tried before it is used
 _DENIED: Final = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
-_NOBODY_THERE: Final = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
+_NOBODY_THERE: Final = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, ssl.SSLCertVerificationError)
 
 
 class NoSuchGroupError(TransportError):
