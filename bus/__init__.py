@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bus.amqp_stamps import AmqpReceivedStamp, AmqpStamp
 from bus.deduplication import DeduplicatedStamp, DeduplicateStamp
 from bus.envelope import Envelope
 from bus.errors import (
@@ -77,11 +78,16 @@ if TYPE_CHECKING:
     from bus.store.memory import MemoryStore
     from bus.store.redis import RedisStore
     from bus.store.sql import SqlStore
+    from bus.transports.amqp.topology import Binding, DeadLetter, Exchange, ExchangeType, Queue
     from bus.worker import Worker, WorkerOptions
 
 # Names whose modules import much; they are looked up when they are first used (PEP 562).
 _LAZY = {
+    "Binding": "bus.transports.amqp.topology",
     "BusConfig": "bus.config.schema",
+    "DeadLetter": "bus.transports.amqp.topology",
+    "Exchange": "bus.transports.amqp.topology",
+    "ExchangeType": "bus.transports.amqp.topology",
     "HandlerCall": "bus.middleware.base",
     "HandlerMiddleware": "bus.middleware.base",
     "IdempotencyMiddleware": "bus.middleware.idempotency",
@@ -91,6 +97,7 @@ _LAZY = {
     "MessengerConfig": "bus.config.schema",
     "Middleware": "bus.middleware.base",
     "MiddlewareConfig": "bus.config.schema",
+    "Queue": "bus.transports.amqp.topology",
     "RedisStore": "bus.store.redis",
     "SqlStore": "bus.store.sql",
     "Store": "bus.store.base",
@@ -104,7 +111,10 @@ _LAZY = {
 
 __all__ = [
     "AccessDeniedError",
+    "AmqpReceivedStamp",
+    "AmqpStamp",
     "BatchFailedError",
+    "Binding",
     "BusConfig",
     "BusError",
     "BusNameStamp",
@@ -112,6 +122,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLostError",
     "CorrelationStamp",
+    "DeadLetter",
     "DecodingError",
     "DeduplicateStamp",
     "DeduplicatedStamp",
@@ -122,6 +133,8 @@ __all__ = [
     "EncodingError",
     "Envelope",
     "ErrorDetailsStamp",
+    "Exchange",
+    "ExchangeType",
     "HandledStamp",
     "HandlerArgumentsStamp",
     "HandlerCall",
@@ -144,6 +157,7 @@ __all__ = [
     "NonSendableStamp",
     "PartitionKeyStamp",
     "PriorityStamp",
+    "Queue",
     "ReceivedStamp",
     "RecoverableError",
     "RedeliveryStamp",

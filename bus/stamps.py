@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -358,17 +358,6 @@ class SqlReceivedStamp(NonSendableStamp):
     id: int
     table: str
     queue: str
-
-
-@dataclass(frozen=True, slots=True)
-class AmqpReceivedStamp(NonSendableStamp):
-    """Where the message stood in RabbitMQ, and the properties that it came with."""
-
-    queue: str
-    exchange: str
-    routing_key: str
-    properties: Mapping[str, object] = field(default_factory=dict)
-    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import uuid
 from typing import Any, Final
 
 from bus import identity
+from bus.amqp_stamps import AmqpStamp
 from bus.envelope import Envelope
 from bus.error_details import with_smaller_errors
 from bus.errors import DecodingError, SendRefused, describe
@@ -193,6 +194,7 @@ def _outgoing(envelope: Envelope, encoded: EncodedEnvelope, delay_ms: int | None
         last[RedeliveryStamp].retry_count if RedeliveryStamp in last else 0,
         last[PriorityStamp].priority if PriorityStamp in last else 0,
         last[PartitionKeyStamp].key if PartitionKeyStamp in last else None,
+        last.get(AmqpStamp),
     )
 
 

@@ -36,7 +36,8 @@ class Host(NamedTuple):
 class Dsn:
     """A parsed DSN. Every part is percent-decoded once; ``str`` and ``repr`` never show a secret.
 
-    ``path`` keeps its leading slash. ``query`` has one value per key.
+    ``path`` keeps its leading slash; ``segments`` are what stands between its slashes, so that a %2F is part of one.
+    ``query`` has one value per key.
     """
 
     scheme: str
@@ -45,6 +46,7 @@ class Dsn:
     password: str | None = None
     path: str = ""
     query: Mapping[str, str] = field(default_factory=dict)
+    segments: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Dsn:
@@ -64,6 +66,7 @@ class Dsn:
             password=unquote(password) if colon else None,
             path=unquote(parts.path),
             query=_query(parts.query),
+            segments=tuple(unquote(each) for each in parts.path.removeprefix("/").split("/")) if parts.path else (),
         )
 
     @property

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP: Final = "bus.transports"
 
 _FACTORIES: Final[Mapping[str, str]] = {
+    "amqp": "bus.transports.amqp.driver:create",
+    "amqps": "bus.transports.amqp.driver:create",
     "doctrine": "bus.transports.sql:create",
     "in-memory": "bus.transports.memory:create",
     "redis": "bus.transports.redis:create",
@@ -30,16 +32,18 @@ _FACTORIES: Final[Mapping[str, str]] = {
 
 # Factory -> the dataclass of its options, for the reference of the configuration.
 _OPTIONS: Final[Mapping[str, str]] = {
+    "bus.transports.amqp.driver:create": "bus.transports.amqp.options:AmqpOptions",
     "bus.transports.memory:create": "bus.transports.memory:MemoryOptions",
     "bus.transports.redis:create": "bus.transports.redis.options:RedisOptions",
     "bus.transports.sql:create": "bus.transports.sql.options:SqlOptions",
 }
 
+# Client library -> the extra that installs it.
+_EXTRAS: Final[Mapping[str, str]] = {"pika": "amqp", "redis": "redis"}
+
 # Schemes that Symfony or the documentation name, so that the error is not "unknown".
 _NOT_IN_THIS_VERSION: Final = frozenset(
     {
-        "amqp",
-        "amqps",
         "dramatiq",
         "dramatiq+amqp",
         "dramatiq+amqps",
@@ -111,7 +115,16 @@ def _named(path: str) -> object:
 def _factory(transport_name: str, scheme: str) -> DriverFactory:
     target = _FACTORIES.get(scheme)
     if target is not None:
-        return cast("DriverFactory", _named(target))
+        try:
+            return cast("DriverFactory", _named(target))
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise MissingExtraError(
+                f'Transport "{transport_name}": "{scheme}://" needs the extra "{extra}"; '
+                f'install it with: pip install "messenger-bus[{extra}]", or: uv add "messenger-bus[{extra}]"'
+            ) from None
     for entry_point in _entry_points():
         if entry_point.name == scheme:
             return _load(transport_name, entry_point)

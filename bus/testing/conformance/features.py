@@ -32,6 +32,7 @@ class Features:
         connects: there is a server, which may be away. Needs the fixture ``driver_without_server``.
         loses_claims: a restart of the server ends every claim, so that the messages are delivered again.
         returns_within: seconds after which the messages of a killed consumer are somebody else's.
+        returns_in_place: what is given back unbegun stands where it stood, before what came later.
     """
 
     shared: bool = True
@@ -45,6 +46,7 @@ class Features:
     connects: bool = False
     loses_claims: bool = True
     returns_within: float = 20.0
+    returns_in_place: bool = True
 
 
 class OpenDriver(Protocol):

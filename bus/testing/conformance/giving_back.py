@@ -50,7 +50,7 @@ class GivingBack(DriverSuite):
 
         assert receive(driver, 1)[0].claim.deliveries == 1
 
-    @requires("ordered")
+    @requires("ordered", "returns_in_place")
     def test_messages_that_are_given_back_keep_their_place(self, driver: Driver, clock: FakeClock) -> None:
         for body in (b"1", b"2", b"3", b"4"):
             driver.send([outgoing(body)])
