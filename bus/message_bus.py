@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from types import CoroutineType
 
 from bus import aio
 from bus.envelope import Envelope
-from bus.errors import DispatchManyError, SendFailedError, TransportError
+from bus.errors import DispatchManyError, SendFailedError, TransportError, UnrecoverableError
 from bus.handlers import HandlersLocator
 from bus.middleware.base import Middleware, compose
 from bus.stamps import HeldStamp, ReceivedStamp, SentStamp, Stamp, TransportMessageIdStamp
@@ -43,13 +44,16 @@ class MessageBus:
             SendUnknown: a transport perhaps stored it.
             SendFailedError: some of several transports do not have it.
             TypeError: ``stamps`` are no stamps.
+            UnrecoverableError: a middleware returned something else than an envelope.
         """
         envelope = message if isinstance(message, Envelope) else Envelope(message)
         if stamps:
             envelope = envelope.with_(*_checked(stamps))
-        if envelope.stamps and envelope.last(ReceivedStamp) is not None:
-            return self._received_chain(envelope)
-        return self._chain(envelope)
+        received = envelope.stamps and envelope.last(ReceivedStamp) is not None
+        result = self._received_chain(envelope) if received else self._chain(envelope)
+        if type(result) is not Envelope:
+            raise _no_envelope(self.name, result)
+        return result
 
     async def dispatch_async(self, message: object, stamps: Iterable[Stamp] = ()) -> Envelope:
         """Dispatch a message without blocking the running event loop. Otherwise as ``dispatch``.
@@ -110,6 +114,15 @@ def _checked(stamps: Iterable[Stamp]) -> Iterable[Stamp]:
         if not isinstance(each, Stamp):
             raise TypeError(f"{each!r} is no stamp; stamps are objects, such as DelayStamp(5000).")
     return stamps
+
+
+def _no_envelope(bus_name: str, result: object) -> UnrecoverableError:
+    if isinstance(result, CoroutineType):
+        result.close()
+    return UnrecoverableError(
+        f'A middleware of the bus "{bus_name}" returned an object of the type "{type(result).__qualname__}" instead of '
+        'the envelope, so that nobody knows what became of the message; end it with "return call_next(envelope)".'
+    )
 
 
 def _send(batch: SendBatch, envelopes: list[Envelope | None], errors: dict[int, BaseException]) -> None:

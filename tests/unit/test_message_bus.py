@@ -23,6 +23,7 @@ from bus.errors import (
     UnrecoverableError,
 )
 from bus.messages import message
+from bus.middleware.base import CallNext
 from bus.stamps import (
     BusNameStamp,
     CausationStamp,
@@ -39,6 +40,7 @@ from bus.stamps import (
     TransportNamesStamp,
 )
 from bus.transports.base import Outgoing
+from bus.worker_options import WorkerOptions
 
 
 @dataclass(frozen=True)
@@ -515,6 +517,34 @@ def test_a_handler_that_returns_a_coroutine_has_failed_for_nobody_awaits_it(list
         messenger.dispatch(Placed("1"))
     (cause,) = raised.value.errors.values()
     assert isinstance(cause, UnrecoverableError)
+
+
+def forgets_the_envelope(envelope: Envelope, call_next: CallNext) -> Envelope:
+    call_next(envelope)
+    return None  # type: ignore[return-value]
+
+
+async def is_asynchronous(envelope: Envelope, call_next: CallNext) -> Envelope:
+    return call_next(envelope)
+
+
+@pytest.mark.parametrize("middleware", ["forgets_the_envelope", "is_asynchronous"])
+def test_a_message_whose_middleware_loses_the_envelope_is_given_up_and_not_handled_again(middleware: str):
+    record = Recorder()
+    config = MessengerConfig(
+        buses={"bus": BusConfig(middleware=(MiddlewareConfig(name=f"{__name__}:{middleware}"),))},
+        transports={name: TransportConfig(dsn="in-memory://") for name in ("queue", "failed")},
+        failure_transport="failed",
+    )
+    with Messenger(config, handlers=[record]) as messenger:
+        messenger.transport("queue").send(Envelope(Placed("1")))
+        for _ in range(2):
+            messenger.worker(["queue"], WorkerOptions(stop_when_empty=True)).run()
+
+        assert len(record.envelopes) == (middleware == "forgets_the_envelope")
+        assert [each.counts.ready for each in messenger.stats()] == [0, 1]
+        with pytest.raises(UnrecoverableError, match="instead of the envelope"):
+            messenger.dispatch(Placed("2"))
 
 
 @pytest.mark.parametrize("stamps", [DelayStamp(5), [DelayStamp], ["5s"]])
