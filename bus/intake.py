@@ -221,7 +221,7 @@ class Intake:
         # A driver hands out a suspect alone, however many were asked for.
         full = len(messages) >= limit or suspects > 0
         # Not with messages in hand: an error would lose sight of them.
-        next_due = None if messages or receiver.polling.can_wake else receiver.transport.seconds_until_due()
+        next_due = None if messages else receiver.transport.seconds_until_due()
         if receiver.polling.answered(self._clock.monotonic(), len(messages), full=full, next_due=next_due):
             logger.info('Transport "%s" can be read again', receiver.transport.name)
         return messages

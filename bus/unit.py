@@ -65,6 +65,9 @@ class Transaction(Protocol):
     def take_over(self, held: Mapping[Sender, Sequence[Outgoing]]) -> None:
         """Store what is to be sent as part of the transaction."""
 
+    def after_commit(self, note: Callable[[], None]) -> None:
+        """Have something done when it is committed, that need not be done. It must not raise."""
+
     def commit(self) -> None:
         """Commit. Raises where that failed, or may have failed."""
 

@@ -95,6 +95,7 @@ class SqlTransaction:
         self._root: RootTransaction | None = None
         self._is_over = False
         self._waiting: Sequence[Waiting] = ()
+        self._notes: list[Callable[[], None]] = []
 
     @property
     def connection(self) -> Connection:
@@ -118,6 +119,10 @@ class SqlTransaction:
         others = {sender.name: batch for sender, batch in held.items() if not sender.send_in(self, batch)}
         if others:
             self._waiting = self._outbox.insert(self.cursor(), others)
+
+    def after_commit(self, note: Callable[[], None]) -> None:
+        """Have something done when it is committed, that need not be done."""
+        self._notes.append(note)
 
     def commit(self) -> None:
         """Commit.
@@ -157,7 +162,9 @@ class SqlTransaction:
         self._close()
 
     def relay(self) -> None:
-        """Send what waits in the outbox since the commit."""
+        """Send what waits in the outbox since the commit, and tell those who wait for messages."""
+        for note in self._notes:
+            note()
         if self._waiting:
             self._outbox.relay(self._waiting)
 

@@ -261,7 +261,7 @@ class Wakes(Protocol):
 
 @runtime_checkable
 class KnowsNextDue(Protocol):
-    """A driver that has to be asked for messages, and can tell when the next delayed one is there."""
+    """A driver that is not woken by delayed messages, and can tell when the next one is there."""
 
     def seconds_until_due(self) -> float | None:
         """Return the seconds until the next delayed message becomes due; None: none waits. Called beside ``get``."""

@@ -24,6 +24,8 @@ _FACTORIES: Final[Mapping[str, str]] = {
     "amqps": "bus.transports.amqp.driver:create",
     "doctrine": "bus.transports.sql:create",
     "in-memory": "bus.transports.memory:create",
+    "postgres": "bus.transports.sql:create",
+    "postgresql": "bus.transports.sql:create",
     "redis": "bus.transports.redis:create",
     "rediss": "bus.transports.redis:create",
     "sql": "bus.transports.sql:create",
@@ -52,8 +54,6 @@ _NOT_IN_THIS_VERSION: Final = frozenset(
         "kafka",
         "mariadb",
         "mysql",
-        "postgres",
-        "postgresql",
     }
 )
 

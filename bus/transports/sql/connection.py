@@ -80,8 +80,10 @@ class SqliteDatabase:
         """Run ``work`` without a transaction; writers do not disturb it. Raises TransportError."""
         return self._persist(lambda: work(self._connected().cursor()), _READING)
 
-    def write(self, work: Callable[[sqlite3.Cursor], T], *, within: float, lasts: bool = True) -> T:
-        """Run ``work`` in one write transaction and commit it; it may run several times.
+    def write(
+        self, work: Callable[[sqlite3.Cursor], T], *, within: float, lasts: bool = True, single: bool = False
+    ) -> T:
+        """Run ``work`` in one write transaction, even a ``single`` statement, and commit it; it may run several times.
 
         Waits ``within`` seconds for other writers, or until ``close``. What is not to last (``lasts=False``) survives
         the death of every process, and may be undone by a power failure, like everything after it: the commit does not

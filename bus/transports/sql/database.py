@@ -30,8 +30,10 @@ class Database(Protocol):
     def read(self, work: Callable[[Any], T]) -> T:
         """Run ``work``, which changes nothing. Raises TransportError."""
 
-    def write(self, work: Callable[[Any], T], *, within: float, lasts: bool = True) -> T:
+    def write(self, work: Callable[[Any], T], *, within: float, lasts: bool = True, single: bool = False) -> T:
         """Run ``work`` in one transaction and commit it; it may run several times, and tries for ``within`` seconds.
+
+        ``single``: it is one statement, around which a server needs no transaction.
 
         What is not to last (``lasts=False``) survives the death of every client, and may be undone by a failure of the
         machine or the server.

@@ -66,6 +66,8 @@ class SqlDriver(ABC, Generic[Q]):
     """
 
     claim_class: ClassVar[type[SqlClaim]] = SqlClaim
+    single_statements: ClassVar[bool] = False  # each step is one statement, which needs no transaction around it
+    acks_last: ClassVar[bool] = True  # an acknowledgement waits for the disk
 
     def __init__(
         self,
@@ -110,8 +112,8 @@ class SqlDriver(ABC, Generic[Q]):
         """Free what the dead hold of a lane; tell whether somebody else still holds some of it."""
 
     @abstractmethod
-    def _let_go(self) -> None:
-        """Let go of every claim at once, when nothing is held any more or can be."""
+    def _let_go(self, begun: Sequence[SqlClaim]) -> None:
+        """Let go of the token and of what is held under it: what was begun, which comes back counted. Never raises."""
 
     # --- sending ---
 
@@ -235,7 +237,11 @@ class SqlDriver(ABC, Generic[Q]):
                     changed.append(table.parked(row, outgoing))
         settled: set[int] = set()
         if token is not None and (removed or changed):
-            settled = self._write(lambda cursor: table.settle(cursor, token, removed, changed), CALL_DEADLINE)
+            settled = self._write(
+                lambda cursor: table.settle(cursor, token, removed, changed),
+                CALL_DEADLINE,
+                lasts=self.acks_last or bool(changed),
+            )
         return [each.claim for each in batch if not self._conclude(each.claim, settled)]
 
     def _holds(self, claim: Claim) -> bool:
@@ -271,10 +277,11 @@ class SqlDriver(ABC, Generic[Q]):
                     error,
                 )
                 self._to_give_back.clear()
-            for claim in self._held.copy().values():
+            begun = list(self._held.copy().values())
+            for claim in begun:
                 claim.withdraw()
             self._held.clear()
-            self._let_go()
+            self._let_go(begun)
             self._database.close()
         # Not before its messages stand in their places again; its thread may wait for the lock above.
         if self._partitions is not None:
@@ -315,9 +322,9 @@ class SqlDriver(ABC, Generic[Q]):
             self._prepared.look_again()
             raise
 
-    def _write(self, work: Callable[[Any], T], within: float) -> T:
+    def _write(self, work: Callable[[Any], T], within: float, *, lasts: bool = True) -> T:
         try:
-            return self._database.write(work, within=within)
+            return self._database.write(work, within=within, lasts=lasts, single=self.single_statements)
         except TransportError:
             self._prepared.look_again()  # it may have been dropped or changed
             raise

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from bus.errors import ConfigurationError
 from bus.transports.dsn import Dsn, options_from
-from bus.transports.sql.options import SqlOptions, database_path
-from bus.transports.sql.sqlite_driver import SqliteDriver
+from bus.transports.sql.driver import SqlDriver
+from bus.transports.sql.options import SqlOptions, database_dsn, own_options, sqlite_path
 
 if TYPE_CHECKING:
+    from bus.store.ownership import Ownership
     from bus.transports.registry import DriverContext
 
 
-def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqliteDriver:
-    """Build the driver of a ``sqlite://``, ``sql://`` or ``doctrine://`` transport."""
-    path = database_path(f'Transport "{name}"', dsn, context)
-    checked = options_from(SqlOptions, dsn, options, name)
-    ownership = None
-    if context.ownership is not None:
-        ownership = context.ownership(
-            f"sqlite:///{quote(str(path))}?auto_setup={str(checked.auto_setup).lower()}",
-            f"{checked.table_name}:{checked.queue_name}",
-        )
-    elif checked.number_of_partitions:
-        raise ConfigurationError(f'Transport "{name}": partitions need a store beside the queue, and there is none')
-    return SqliteDriver(path, checked, context.clock, ownership)
+def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> SqlDriver[Any]:
+    """Build the driver of a transport whose DSN names a database, or a connection."""
+    subject = f'Transport "{name}"'
+    database = database_dsn(subject, dsn, context)
+    checked = options_from(SqlOptions, own_options(dsn), options, name)
+    ownership = _ownership(subject, database, checked, context)
+    if database.scheme == "sqlite":
+        from bus.transports.sql.sqlite_driver import SqliteDriver
+
+        return SqliteDriver(sqlite_path(subject, database), checked, context.clock, ownership)
+    from bus.transports.sql.server.postgresql import PostgresClient
+    from bus.transports.sql.server.postgresql_driver import PostgresDriver
+
+    return PostgresDriver(PostgresClient(database), checked, context.clock, ownership)
+
+
+def _ownership(subject: str, database: Dsn, options: SqlOptions, context: DriverContext) -> Ownership | None:
+    """Return what keeps the owners of partitions: a store on the same server."""
+    if context.ownership is None:
+        if options.number_of_partitions:
+            raise ConfigurationError(f"{subject}: partitions need a store beside the queue, and there is none")
+        return None
+    if database.scheme != "sqlite":
+        return None
+    store = f"sqlite:///{quote(str(sqlite_path(subject, database)))}?auto_setup={str(options.auto_setup).lower()}"
+    return context.ownership(store, f"{options.table_name}:{options.queue_name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +17,40 @@ if TYPE_CHECKING:
 DEFAULT_CONNECTION: Final = "default"
 EMBEDDED_DATABASE: Final = "sqlite:///var/bus.db"
 
+# Scheme -> kind of database.
+KINDS: Final[Mapping[str, str]] = {
+    "postgres": "postgresql",
+    "postgresql": "postgresql",
+    "sqlite": "sqlite",
+}
+_NAMING_A_CONNECTION: Final = frozenset({"doctrine", "sql"})
+# What may be said of a connection in a DSN, under the names of libpq.
+_PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
+    "postgresql": frozenset(
+        {
+            "application_name",
+            "channel_binding",
+            "connect_timeout",
+            "gssencmode",
+            "krbsrvname",
+            "options",
+            "passfile",
+            "sslcert",
+            "sslcrl",
+            "sslkey",
+            "sslmode",
+            "sslpassword",
+            "sslrootcert",
+            "target_session_attrs",
+        }
+    ),
+}
+
 _TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _PARTITIONS_WHEN_ORDERED = 10
 _MOST_PARTITIONS = 1000
 _LONGEST_QUEUE_NAME = 190  # characters, the width of Symfony's column
-# What Doctrine writes into database URLs; SQLite has no use for it.
+# What Doctrine writes into database URLs; there is no use for it here.
 _DOCTRINE_PARAMETERS = frozenset({"serverVersion", "charset"})
 
 
@@ -32,7 +62,7 @@ class SqlOptions:
         table_name: the table; transports may share one.
         queue_name: which of the table's messages are this transport's, at most 190 characters.
         redeliver_timeout: seconds after which a message that a PHP worker took and did not finish is delivered
-            again. Messages that workers of this bus hold come back as soon as their process is gone.
+            again. Messages that workers of this bus hold come back when their process is gone.
         auto_setup: create the table, or add what is missing to a table made by Symfony, when it is first used.
         partitions: over so many partitions messages with a partition key are spread, each read by one worker; 0 is
             none. The same for all that send to a queue. 10 with ``ordered``, otherwise 0.
@@ -70,26 +100,55 @@ class SqlOptions:
         return _PARTITIONS_WHEN_ORDERED if self.ordered else 0
 
 
+def database_dsn(subject: str, dsn: Dsn, context: DriverContext) -> Dsn:
+    """Return the DSN of the database that a transport's, a store's or an outbox's DSN means.
+
+    ``sqlite:``, ``postgresql:`` and their like say it themselves; ``sql://name`` and ``doctrine://name`` name a
+    connection. What is left of the query are parameters of the connection. ``subject`` is whose DSN it is, for error
+    messages.
+
+    Raises:
+        ConfigurationError: no such connection, or another kind of database.
+    """
+    if dsn.scheme not in _NAMING_A_CONNECTION:
+        known = {name: value for name, value in dsn.query.items() if name in connection_parameters(dsn.scheme)}
+        return replace(dsn, scheme=KINDS[dsn.scheme], query=known)
+    connection = ",".join(each.name for each in dsn.hosts) or DEFAULT_CONNECTION
+    url = Dsn.parse(_connection_url(subject, connection, context))
+    subject = f'{subject}, connection "{connection}"'
+    kind = KINDS.get(url.scheme)
+    if kind is None:
+        raise ConfigurationError(
+            f'{subject}: "{url.scheme}" is no database that this version knows; it knows: {quoted(sorted(KINDS))}'
+            f"{did_you_mean(url.scheme, KINDS)}"
+        )
+    unknown = sorted(url.query.keys() - connection_parameters(url.scheme) - _DOCTRINE_PARAMETERS)
+    if unknown:
+        raise ConfigurationError(f"{subject}: its URL has unknown parameters: {quoted(unknown)}")
+    return replace(url, scheme=kind)
+
+
+def own_options(dsn: Dsn) -> Dsn:
+    """Return a DSN without the parameters of its connection."""
+    parameters = connection_parameters(dsn.scheme)
+    return replace(dsn, query={name: value for name, value in dsn.query.items() if name not in parameters})
+
+
+def connection_parameters(scheme: str) -> frozenset[str]:
+    """Return the parameters of a connection that may stand in the query of a DSN, beside options."""
+    return _PARAMETERS.get(KINDS.get(scheme, ""), frozenset())
+
+
 def database_path(subject: str, dsn: Dsn, context: DriverContext) -> Path:
     """Return the absolute path of the SQLite file that a DSN means.
-
-    ``sqlite:///path`` says it itself; ``sql://name`` and ``doctrine://name`` name a connection. ``subject`` is whose
-    DSN it is, for error messages.
 
     Raises:
         ConfigurationError: no such connection, another kind of database, or no usable path.
     """
-    if dsn.scheme == "sqlite":
-        return _path_in(subject, dsn)
-    connection = ",".join(each.name for each in dsn.hosts) or DEFAULT_CONNECTION
-    url = Dsn.parse(_connection_url(subject, connection, context))
-    subject = f'{subject}, connection "{connection}"'
-    if url.scheme != "sqlite":
-        raise ConfigurationError(f'{subject}: "{url.scheme}" is not part of this version; databases that are: "sqlite"')
-    unknown = sorted(url.query.keys() - _DOCTRINE_PARAMETERS)
-    if unknown:
-        raise ConfigurationError(f"{subject}: its URL has unknown parameters: {quoted(unknown)}")
-    return _path_in(subject, url)
+    found = database_dsn(subject, dsn, context)
+    if found.scheme != "sqlite":
+        raise ConfigurationError(f'{subject}: "{found.scheme}" is not part of this version here; "sqlite" is')
+    return sqlite_path(subject, found)
 
 
 def _connection_url(subject: str, connection: str, context: DriverContext) -> str:
@@ -105,7 +164,12 @@ def _connection_url(subject: str, connection: str, context: DriverContext) -> st
     )
 
 
-def _path_in(subject: str, dsn: Dsn) -> Path:
+def sqlite_path(subject: str, dsn: Dsn) -> Path:
+    """Return the absolute path of the file that a ``sqlite:`` DSN names.
+
+    Raises:
+        ConfigurationError: no usable path.
+    """
     if dsn.hosts or dsn.user is not None:
         raise ConfigurationError(
             f'{subject}: "sqlite:" is followed by three slashes and a path, as in "{EMBEDDED_DATABASE}", '

@@ -98,24 +98,29 @@ class Partitions:
         """Read nothing of these partitions, and of the others again."""
         self._paused = frozenset(partitions)
 
+    def notice(self, lanes: Iterable[int]) -> None:
+        """Take note of the lanes of the queue: partitions may be there although the options name none."""
+        self._found = any(lane >= FIRST_LANE for lane in lanes)
+
     def readable(self, lanes: Iterable[int]) -> Sequence[int]:
         """Return which of these lanes, given in order, may be read now, and in which order.
 
         Partitions stand beside priority 0, and take turns with it, so that none of them starves.
         """
         lanes = list(lanes)
-        self._found = bool(lanes) and lanes[-1] >= FIRST_LANE
-        readable = self._open - self._paused
-        every = [lane for lane in lanes if lane < FIRST_LANE or lane - FIRST_LANE in readable]
-        beside = [lane for lane in every if lane == 0 or lane >= FIRST_LANE]
-        if len(beside) > 1:
-            self._turn = (self._turn + 1) % len(beside)
-            beside = beside[self._turn :] + beside[: self._turn]
+        self.notice(lanes[-1:])
+        there = set(lanes)
         return [
-            *(lane for lane in every if lane < 0),
-            *beside,
-            *(lane for lane in every if 0 < lane < FIRST_LANE),
+            *(lane for lane in lanes if lane < 0),
+            *(lane for lane in self.beside() if lane in there),
+            *(lane for lane in lanes if 0 < lane < FIRST_LANE),
         ]
+
+    def beside(self) -> Sequence[int]:
+        """Return lane 0 and the lanes of the partitions that may be read now, in the order of this turn."""
+        beside = [0, *(FIRST_LANE + partition for partition in sorted(self._open - self._paused))]
+        self._turn = (self._turn + 1) % len(beside)
+        return beside[self._turn :] + beside[: self._turn]
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(_BETWEEN_ROUNDS):

@@ -36,20 +36,27 @@ class PreparedTable(Generic[Q]):
 
     def set_up(self) -> None:
         """Create the table, or add what is missing to it. Harmless when called again, also at the same time."""
+        self._set_up()
+        self._table = None
+
+    def _set_up(self) -> Layout:
+        """Create what is missing; return what is there then."""
         table = messages_table(self._options.table_name)
 
-        def create_what_is_missing(cursor: Any) -> Sequence[str]:
+        def create_what_is_missing(cursor: Any) -> tuple[Layout | None, Sequence[str]]:
             layout = layout_of(self._database.engine, table)
             if layout is not None and layout.foreign:
                 raise AccessDeniedError(self._foreign(layout))
             statements = statements_to_set_up(table, layout, self._database.dialect)
             for statement in statements:
                 cursor.execute(statement)
-            return statements
+            return layout, statements
 
-        if self._database.alter(create_what_is_missing, within=SEND_DEADLINE):
+        layout, statements = self._database.alter(create_what_is_missing, within=SEND_DEADLINE)
+        if statements:
             logger.info('Table "%s" was set up in %s', table.name, self._database)
-        self._table = None
+        whole_seconds = layout is not None and layout.whole_seconds
+        return Layout(frozenset(table.c.keys()), has_index=True, whole_seconds=whole_seconds)
 
     def lacks(self) -> Sequence[str]:
         """Return what the table lacks, as the statements that add it."""
@@ -70,8 +77,7 @@ class PreparedTable(Generic[Q]):
         if self._table is None:
             layout = self._layout()
             if self._options.auto_setup and (layout is None or not layout.ready):
-                self.set_up()
-                layout = self._layout()
+                layout = self._set_up()
             self._table = self._known(layout)
         return self._table
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     inspect,
     text,
 )
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 SYMFONY_COLUMNS: Final = ("id", "body", "headers", "queue_name", "created_at", "available_at", "delivered_at")
@@ -57,24 +58,32 @@ class Layout:
 def messages_table(name: str) -> Table:
     """Return the table as this package makes it.
 
-    Times are texts of millisecond precision. The columns of ours have defaults, because Symfony's INSERT names its
-    own columns only.
+    Times are UTC, of millisecond precision; texts in SQLite. The columns of ours have defaults, because Symfony's
+    INSERT names its own columns only.
     """
+    long_text = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+    time = (
+        String(23)
+        .with_variant(postgresql.TIMESTAMP(precision=3), "postgresql")
+        .with_variant(mysql.DATETIME(fsp=3), "mysql", "mariadb")
+    )
     table = Table(
         name,
         MetaData(),
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-        Column("body", Text, nullable=False),
-        Column("headers", Text, nullable=False),
+        Column("body", long_text, nullable=False),
+        Column("headers", long_text, nullable=False),
         Column("queue_name", String(190), nullable=False),
-        Column("created_at", String(23), nullable=False),
-        Column("available_at", String(23), nullable=False),
-        Column("delivered_at", String(23)),
+        Column("created_at", time, nullable=False),
+        Column("available_at", time, nullable=False),
+        Column("delivered_at", time),
         Column("lane", Integer, server_default=text("0")),
         Column("deliveries", Integer, server_default=text("0")),
         Column("claim_token", String(64)),
         Column("message_id", String(255)),
         sqlite_autoincrement=True,
+        mysql_charset="utf8mb4",
+        mysql_engine="InnoDB",
     )
     # Claimable messages are one range of this index, in the order of their delivery.
     Index(f"{name}_claim", table.c.queue_name, table.c.lane, table.c.available_at, table.c.id)
@@ -97,8 +106,14 @@ def layout_of(engine: Engine, table: Table) -> Layout | None:
     return Layout(
         columns=frozenset(columns),
         has_index=claim_index(table).name in indexes,
-        whole_seconds=isinstance(columns.get("available_at"), DateTime),
+        whole_seconds=_has_whole_seconds(columns.get("available_at")),
     )
+
+
+def _has_whole_seconds(kind: object) -> bool:
+    """Tell the type of Symfony's times, which have no fraction."""
+    precision = getattr(kind, "precision", None) or getattr(kind, "fsp", None)
+    return isinstance(kind, DateTime) and not precision
 
 
 def statements_to_set_up(table: Table, layout: Layout | None, dialect: Dialect) -> Sequence[str]:
@@ -116,4 +131,4 @@ def statements_to_set_up(table: Table, layout: Layout | None, dialect: Dialect) 
 
 
 def _create_index(table: Table, dialect: Dialect) -> str:
-    return str(CreateIndex(claim_index(table), if_not_exists=True).compile(dialect=dialect))
+    return str(CreateIndex(claim_index(table), if_not_exists=dialect.name != "mysql").compile(dialect=dialect))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock
 from bus.transports.sql.connection import SqliteDatabase
-from bus.transports.sql.driver import CALL_DEADLINE, SqlDriver
+from bus.transports.sql.driver import CALL_DEADLINE, SqlClaim, SqlDriver
 from bus.transports.sql.options import SqlOptions
 from bus.transports.sql.partitions import FIRST_LANE
 from bus.transports.sql.sqlite_table import SqliteTable
@@ -93,7 +93,7 @@ class SqliteDriver(SqlDriver[SqliteTable]):
             self._recover(table)
         return bool(self._read(others))
 
-    def _let_go(self) -> None:
+    def _let_go(self, begun: Sequence[SqlClaim]) -> None:
         self._locks.release()
         self._next_recovery = float("-inf")
 

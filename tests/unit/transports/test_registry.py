@@ -32,7 +32,13 @@ def test_every_scheme_of_this_package_has_a_driver(tmp_path: Path) -> None:
 
 def test_every_scheme_stands_in_a_conformance_module() -> None:
     text = "".join(path.read_text() for path in (ROOT / "tests/conformance").glob("test_*.py"))
-    same_driver = {"amqps": "amqp", "doctrine": "sqlite", "rediss": "redis", "sql": "sqlite"}
+    same_driver = {
+        "amqps": "amqp",
+        "doctrine": "sqlite",
+        "postgres": "postgresql",
+        "rediss": "redis",
+        "sql": "sqlite",
+    }
 
     assert [each for each in schemes() if f"{same_driver.get(each, each)}://" not in re.sub(r"\s", "", text)] == []
 
@@ -43,7 +49,7 @@ def test_building_a_driver_touches_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("scheme", ["kafka", "postgresql", "mysql", "dramatiq+redis"])
+@pytest.mark.parametrize("scheme", ["kafka", "mysql", "dramatiq+redis"])
 def test_a_transport_of_a_later_version_is_named_as_such(scheme: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         create(f"{scheme}://user:s3cr3t@host")
