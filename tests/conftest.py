@@ -1,5 +1,7 @@
 """What all tests may ask for: servers, each started when the first test needs it."""
 
+from hypothesis import settings
+
 from tests.servers.databases import mariadb, mariadb_dsn, own_mariadb, own_postgres, postgres, postgres_dsn
 from tests.servers.fixtures import amqp_dsn, own_rabbitmq, own_redis, rabbitmq, redis_keys, redis_url
 
@@ -17,3 +19,7 @@ __all__ = [
     "redis_keys",
     "redis_url",
 ]
+
+# How long one example takes tells how busy the machine is, and nothing of the code.
+settings.register_profile("bus", deadline=None)
+settings.load_profile("bus")
