@@ -75,9 +75,11 @@ def delay_before_retry(policy: RetryStrategy, error: BaseException, attempt: int
         return None
     if not policy.should_retry(attempt):
         return None
-    if recoverable is not None and recoverable.retry_delay is not None:
-        return max(0, min(recoverable.retry_delay, _LONGEST_DELAY))
-    return policy.get_delay(attempt)
+    delay = recoverable.retry_delay if recoverable is not None else None
+    if delay is None:
+        delay = policy.get_delay(attempt)
+    # Whole milliseconds are what a transport can write, and one's own arithmetic easily makes others.
+    return int(max(0, min(delay, _LONGEST_DELAY)))
 
 
 def is_in_progress_elsewhere(error: BaseException) -> bool:

@@ -75,6 +75,24 @@ def test_the_kind_of_error_decides(error, attempt, expected):
     assert delay_before_retry(PLAIN, wrapped, attempt) == expected
 
 
+class OwnArithmetic:
+    def should_retry(self, attempt: int) -> bool:
+        return True
+
+    def get_delay(self, attempt: int) -> float:
+        return 1000 * 1.2345
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(ValueError(), 1234), (RecoverableError(retry_delay=0.75e3), 750)],  # type: ignore[arg-type]
+)
+def test_a_delay_is_whole_milliseconds_whoever_computed_it(error, expected):
+    delay = delay_before_retry(OwnArithmetic(), error, 0)  # type: ignore[arg-type]
+
+    assert (type(delay), delay) == (int, expected)
+
+
 def test_all_handlers_must_be_hopeless_for_no_retry():
     mixed = HandlerFailedError(Envelope(object()), {"one": Hopeless(), "two": ValueError()})
 
