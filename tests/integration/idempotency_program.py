@@ -1,4 +1,6 @@
-"""A process that dispatches the same messages as others do: ``idempotency_program.py DATABASE JOURNAL KEYS SECONDS``.
+"""A process that dispatches the same messages as others do.
+
+    idempotency_program.py DATABASE JOURNAL KEYS SECONDS [STORE]
 
 Each effect is one line of the journal. It prints "ready", begins when its standard input ends, and goes on until every
 message is done.
@@ -80,9 +82,8 @@ def is_done(messenger: Messenger, envelope: Envelope) -> bool:
 
 if __name__ == "__main__":
     database, journal, keys, seconds, *rest = sys.argv[1:]
-    chosen = (
-        MiddlewareConfig(name="tests.integration.idempotency_program:naive", arguments={"database": database})
-        if rest == ["naive"]
-        else MiddlewareConfig(name="idempotency")
-    )
+    if rest == ["naive"]:
+        chosen = MiddlewareConfig(name="tests.integration.idempotency_program:naive", arguments={"database": database})
+    else:
+        chosen = MiddlewareConfig(name="idempotency", arguments={"store": rest[0]} if rest else {})
     main(database, journal, int(keys), float(seconds), chosen)

@@ -15,11 +15,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.redis import Keys
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("idempotency_program.py")
 QUICK = (500, 0.05)
+QUICK_ON_A_SERVER = (200, 0.05)
 FULL = (5_000, 0.05)
 PROCESSES = 8
+
+
+def sizes(quick: tuple[int, float]) -> pytest.MarkDecorator:
+    """Return how many messages there are, and how many seconds each of them takes."""
+    full = pytest.param(*FULL, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1200)])
+    return pytest.mark.parametrize(("keys", "seconds"), [pytest.param(*quick, id="quick"), full])
 
 
 class Contest:
@@ -72,18 +81,25 @@ def contest(tmp_path: Path) -> Iterator[Contest]:
     contest.end()
 
 
-@pytest.mark.parametrize(
-    ("keys", "seconds"),
-    [
-        pytest.param(*QUICK, id="quick"),
-        pytest.param(*FULL, id="full", marks=[pytest.mark.full, pytest.mark.timeout(1200)]),
-    ],
-)
+@sizes(QUICK)
 def test_8_processes_with_the_same_messages_have_one_effect_for_each(
     contest: Contest, keys: int, seconds: float
 ) -> None:
     for _ in range(PROCESSES):
         contest.start(keys, seconds)
+
+    codes = contest.run()
+
+    assert codes == [0] * PROCESSES
+    assert contest.effects() == Counter(str(number) for number in range(keys))
+
+
+@sizes(QUICK_ON_A_SERVER)
+def test_8_processes_that_agree_through_redis_have_one_effect_for_each_message(
+    contest: Contest, keys: int, seconds: float, redis_keys: Keys
+) -> None:
+    for _ in range(PROCESSES):
+        contest.start(keys, seconds, f"{redis_keys.url}?prefix={redis_keys.prefix}")
 
     codes = contest.run()
 
