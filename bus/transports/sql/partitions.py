@@ -1,31 +1,20 @@
-"""Which lanes of a queue this worker reads: those of the partitions that it owns."""
+"""Which lanes of a queue this worker reads: those of priorities, and of the partitions that it owns."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import zlib
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from bus.errors import TransportError
-
-if TYPE_CHECKING:
-    from bus.store.ownership import Ownership
-
-logger = logging.getLogger(__name__)
+from bus.transports.partitions import OwnedPartitions, partition_of_key
 
 # One column says both: below stand the priorities, -255 to 255, from here on the partitions. A keyed message has no
 # priority, for it may not overtake those of its key.
 FIRST_LANE: Final = 1000
 
-_BETWEEN_ROUNDS: Final = 1.0  # seconds
-_CLOSING: Final = 2.0  # seconds that a round gets to end
-
 
 def lane_of(key: str, partitions: int) -> int:
     """Return the lane of a partition key."""
-    return FIRST_LANE + zlib.crc32(key.encode(errors="surrogatepass")) % partitions
+    return FIRST_LANE + partition_of_key(key, partitions)
 
 
 def partition_of(lane: int) -> int | None:
@@ -33,70 +22,16 @@ def partition_of(lane: int) -> int | None:
     return lane - FIRST_LANE if lane >= FIRST_LANE else None
 
 
-class HoldsMessages(Protocol):
-    """What holds messages of partitions: the driver."""
-
-    def partitions_in_use(self) -> Collection[int]:
-        """Return the partitions in which messages stand."""
-
-    def let_go(self, partitions: Collection[int]) -> Collection[int]:
-        """Give back what is not begun; return the partitions of which nothing is in hand any more."""
-
-    def left_by_others(self, partition: int) -> bool:
-        """Free what the dead hold of a partition; tell whether somebody else still holds some of it."""
-
-
-class Partitions:
-    """The partitions of one queue, as one worker sees them.
-
-    A thread keeps the ownership balanced from the first ``start`` until ``close``, so that a busy worker gives its
-    surplus to a new one, and takes over what a dead one left.
-    """
-
-    def __init__(self, count: int, ownership: Ownership, holder: HoldsMessages) -> None:
-        self._count = count
-        self._ownership = ownership
-        self._holder = holder
-        self._begin()
-
-    def forget(self) -> None:
-        """Own nothing, in a forked child: what the parent owns stays the parent's."""
-        self._ownership.forget()
-        self._begin()
+class Partitions(OwnedPartitions):
+    """The partitions of one queue, as lanes beside those of the priorities."""
 
     def _begin(self) -> None:
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._open: frozenset[int] = frozenset()
-        self._paused: frozenset[int] = frozenset()
+        super()._begin()
         self._turn = 0
         self._found = False  # partitions in a queue that has none by its options: somebody else's have
 
-    def start(self) -> None:
-        """Balance now, and from now on, where there are partitions. For the thread that gets messages.
-
-        Raises:
-            TransportError: the store or the queue does not answer.
-        """
-        if self._thread is None and (self._count or self._found):
-            self._round()
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="bus-partitions", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Own nothing any more; everything is free for others. Idempotent. What is in hand has been given back."""
-        self._stop.set()
-        self._open = frozenset()
-        self._ownership.close()
-        if self._thread is not None:
-            self._thread.join(_CLOSING)
-        self._ownership.close()  # a round that was under way may have opened it again
-        self._begin()
-
-    def pause(self, partitions: Collection[int]) -> None:
-        """Read nothing of these partitions, and of the others again."""
-        self._paused = frozenset(partitions)
+    def _has_partitions(self) -> bool:
+        return self._found or super()._has_partitions()
 
     def notice(self, lanes: Iterable[int]) -> None:
         """Take note of the lanes of the queue: partitions may be there although the options name none."""
@@ -118,38 +53,6 @@ class Partitions:
 
     def beside(self) -> Sequence[int]:
         """Return lane 0 and the lanes of the partitions that may be read now, in the order of this turn."""
-        beside = [0, *(FIRST_LANE + partition for partition in sorted(self._open - self._paused))]
+        beside = [0, *(FIRST_LANE + partition for partition in sorted(self.open))]
         self._turn = (self._turn + 1) % len(beside)
         return beside[self._turn :] + beside[: self._turn]
-
-    def _run(self, stop: threading.Event) -> None:
-        while not stop.wait(_BETWEEN_ROUNDS):
-            try:
-                self._round()
-            except TransportError as error:
-                if not stop.is_set():
-                    logger.warning("The partitions could not be balanced; it is tried again: %s", error)
-            except Exception:
-                logger.exception("The partitions could not be balanced; it is tried again")
-
-    def _round(self) -> None:
-        """Give back what others should have, and open what is ours as soon as nobody else holds messages of it."""
-        partitions = {*range(self._count), *self._holder.partitions_in_use()}
-        if not partitions:
-            return
-        surplus = set(self._ownership.balance(partitions))
-        owned = self._ownership.owned
-        leaving = surplus | (self._open - owned)
-        self._open -= leaving
-        if leaving:
-            self._let_go(leaving)
-        for partition in sorted(owned - leaving - self._open):
-            # A dead owner's messages go before those that came later.
-            if not self._holder.left_by_others(partition):
-                self._open |= {partition}
-
-    def _let_go(self, leaving: Collection[int]) -> None:
-        for partition in self._holder.let_go(leaving):
-            if partition in self._ownership.owned:
-                self._ownership.give_back(partition)
-                logger.info("Partition %s was given to another worker", partition)
