@@ -70,6 +70,7 @@ from bus.stamps import (
 if TYPE_CHECKING:
     from bus.config.schema import BusConfig, MessengerConfig, MiddlewareConfig, TransportConfig
     from bus.default_messenger import dispatch, dispatch_async, dispatch_many
+    from bus.limits import Limits
     from bus.message_bus import MessageBus
     from bus.messenger import Messenger
     from bus.middleware.base import HandlerCall, HandlerMiddleware, Middleware
@@ -91,6 +92,7 @@ _LAZY = {
     "HandlerCall": "bus.middleware.base",
     "HandlerMiddleware": "bus.middleware.base",
     "IdempotencyMiddleware": "bus.middleware.idempotency",
+    "Limits": "bus.limits",
     "MemoryStore": "bus.store.memory",
     "MessageBus": "bus.message_bus",
     "Messenger": "bus.messenger",
@@ -143,6 +145,7 @@ __all__ = [
     "HeldStamp",
     "IdempotencyMiddleware",
     "InProgressElsewhereError",
+    "Limits",
     "MemoryStore",
     "MessageBus",
     "MessageIdStamp",

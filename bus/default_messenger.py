@@ -1,4 +1,7 @@
-"""The messenger behind ``bus.dispatch``: found in the working directory, loaded once, at the first use."""
+"""The messenger behind ``bus.dispatch``: found in the working directory, loaded once, at the first use.
+
+Where nothing was loaded, handlers of a messenger that was made in Python and consumes here use that one.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class _Default:
         self._loading = False
 
     def get(self) -> Messenger:
-        return self._messenger or self.load(Messenger.from_yaml, unless_loaded=True)
+        return self._messenger or Messenger.consuming or self.load(Messenger.from_yaml, unless_loaded=True)
 
     def load(self, make: Callable[[], Messenger], *, unless_loaded: bool = False) -> Messenger:
         with self._lock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from bus.children import consume_command
 from bus.clock import Clock
@@ -53,7 +54,10 @@ class Messenger:
         routing: which transports a message goes to.
         failure_transports: transport -> the one that keeps what it gives up, or None.
         events: tells what happens in this messenger's workers.
+        consuming: the one of this process whose ``consume`` runs.
     """
+
+    consuming: ClassVar[Messenger | None] = None
 
     def __init__(
         self,
@@ -196,7 +200,8 @@ class Messenger:
         options = options or WorkerOptions()
         if processes is None:
             worker = self.worker(receivers, options, bus=bus)
-            consume(worker, options.shutdown_timeout, limits, lambda: stop_requests(self.store), life_line)
+            with self._serving_handlers():
+                consume(worker, options.shutdown_timeout, limits, lambda: stop_requests(self.store), life_line)
             return
         if app is None:
             raise ConfigurationError(
@@ -284,6 +289,15 @@ class Messenger:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _serving_handlers(self) -> Iterator[None]:
+        """Have ``bus.dispatch`` in handlers use this messenger, unless the program has loaded a default one."""
+        before, Messenger.consuming = Messenger.consuming, self
+        try:
+            yield
+        finally:
+            Messenger.consuming = before
 
     def _receivers(self, names: Sequence[str]) -> list[Transport]:
         if not names and len(self.transports) != 1:

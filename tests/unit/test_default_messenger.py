@@ -150,3 +150,39 @@ def test_a_handler_of_a_worker_dispatches_on_the_configuration_of_the_worker(run
 
     assert done.returncode == 0
     assert counted.stdout.split()[-4:] == ["1", "0", "0", "0"]
+
+
+def test_a_handler_of_a_messenger_made_in_python_dispatches_on_it_while_it_consumes(run):
+    done = run(
+        "app.py",
+        app__py="""
+            from dataclasses import dataclass
+            import bus
+            from bus import Limits, Messenger, MessengerConfig, TransportConfig, handler, message
+
+            @message("order.placed")
+            @dataclass(frozen=True)
+            class Placed:
+                id: str
+
+            @message("order.billed")
+            @dataclass(frozen=True)
+            class Billed:
+                id: str
+
+            @handler
+            def bill(event: Placed) -> None:
+                bus.dispatch(Billed(event.id))
+
+            config = MessengerConfig(
+                transports={name: TransportConfig(dsn="in-memory://") for name in ("orders", "bills")},
+                routing={"order.placed": ("orders",), "order.billed": ("bills",)},
+            )
+            with Messenger(config) as messenger:
+                messenger.dispatch(Placed("1"))
+                messenger.consume(["orders"], limits=Limits(messages=1))
+                print(messenger.stats(["bills"])[0].counts.ready)
+        """,
+    )
+
+    assert (done.stdout, done.stderr) == ("1\n", "")
