@@ -12,6 +12,7 @@ from bus import failpoints
 from bus.clock import Clock
 from bus.envelope import Envelope
 from bus.events import Events, MessageReceived
+from bus.forking import this_process
 from bus.lanes import ReceivedMessage
 from bus.log_context import log_context, message_id_of
 from bus.outcome_stamps import retry_count
@@ -63,14 +64,14 @@ class Attempts:
         except Exception as error:  # noqa: BLE001 - logged; no handler has seen the message, so it is no failure of it
             self._put_back(message, error)
             return
-        pid = os.getpid()
+        forks = this_process.forks
         try:
             failpoints.reach("handler_start")
             message.result = self._dispatch(message.envelope)
             failpoints.reach("handler_end")
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler ends the attempt, not the worker
             message.result = error
-        if os.getpid() != pid:
+        if this_process.forks != forks:
             # The handler forked, and this is the child that came back: the message is the parent's.
             logger.error("A handler forked and its child returned; the child ends here and settles nothing")
             os._exit(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any, TypeVar, final
+
+import msgspec
 
 from bus.stamps import Stamp
 
@@ -11,21 +12,17 @@ S = TypeVar("S", bound=Stamp)
 
 
 @final
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A message and what is known about it. Immutable: every change makes a new envelope.
 
-    ``stamps`` keeps the order in which they were added.
+    Attributes:
+        message: the message itself.
+        stamps: in the order in which they were added, the oldest first.
     """
 
-    __slots__ = ("_message", "_stamps")
-
-    def __init__(self, message: object, stamps: tuple[Stamp, ...] = ()) -> None:
-        self._message = message
-        self._stamps = stamps
-
-    # Read-only properties in C, and not a __setattr__ that raises: that would slow down making an envelope, too.
-    message: Any = property(attrgetter("_message"), doc="The message itself.")
-    stamps: tuple[Stamp, ...] = property(attrgetter("_stamps"), doc="The stamps, the oldest first.")  # type: ignore[assignment]
+    # A Struct and no dataclass: every middleware may make one and read one, and it does both in C.
+    message: Any
+    stamps: tuple[Stamp, ...] = ()
 
     @staticmethod
     def wrap(message: object, *stamps: Stamp) -> Envelope:
@@ -36,29 +33,24 @@ class Envelope:
 
     def with_(self, *stamps: Stamp) -> Envelope:
         """Return an envelope with these stamps added at the end."""
-        return Envelope(self._message, self._stamps + stamps)
+        return Envelope(self.message, self.stamps + stamps)
 
     def without(self, *types: type[Stamp]) -> Envelope:
         """Return an envelope without the stamps of exactly these types."""
-        return Envelope(self._message, tuple(each for each in self._stamps if type(each) not in types))
+        return Envelope(self.message, tuple(each for each in self.stamps if type(each) not in types))
 
     def last(self, stamp_type: type[S]) -> S | None:
         """Return the stamp of exactly this type that was added last, or None."""
-        for each in reversed(self._stamps):
+        for each in reversed(self.stamps):
             if type(each) is stamp_type:
                 return each
         return None
 
     def all(self, stamp_type: type[S]) -> tuple[S, ...]:
         """Return the stamps of exactly this type, in the order in which they were added."""
-        return tuple([each for each in self._stamps if type(each) is stamp_type])
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Envelope):
-            return NotImplemented
-        return bool(self._message == other.message) and self._stamps == other.stamps
+        return tuple([each for each in self.stamps if type(each) is stamp_type])
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Envelope({self._message!r}, {self._stamps!r})"
+        return f"Envelope({self.message!r}, {self.stamps!r})"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import msgspec
+
 from bus.envelope import Envelope
 
 logger = logging.getLogger(__name__)
@@ -31,15 +33,13 @@ class WorkerStopped:
     """The worker has finished what it had begun and closed its receivers."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+class MessageReceived(msgspec.Struct, frozen=True):
     """A message was begun. ``envelope`` bears its ReceivedStamp."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class MessageSettled:
+class MessageSettled(msgspec.Struct, frozen=True):
     """An attempt at a message ended, and this became of it."""
 
     envelope: Envelope

@@ -22,7 +22,24 @@ def forget_in_children(each: Forgets) -> None:
     _objects.add(each)
 
 
+class _ThisProcess:
+    """Tells a process from the children that it forks, without asking the operating system: that costs 0.1 µs.
+
+    Attributes:
+        forks: how many forks lie between the first process and this one.
+    """
+
+    __slots__ = ("forks",)
+
+    def __init__(self) -> None:
+        self.forks = 0
+
+
+this_process = _ThisProcess()
+
+
 def _forget() -> None:
+    this_process.forks += 1
     for each in list(_objects):
         each.forget()
 

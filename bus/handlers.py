@@ -161,7 +161,7 @@ def describe(target: Any, container: Container | None = None) -> Iterator[Handle
                 "called; name its method, or its class."
             )
         for options in marks_of(target) or (HandlerOptions(),):
-            yield _descriptor(target, lambda: target, options, container, bound=True)
+            yield _descriptor(target, target, options, container, bound=True)
         return
     instance = functools.cache(lambda: container.get(target) if container is not None else target())
     for options in marks_of(target):
@@ -180,26 +180,30 @@ def _marked_methods(cls: type) -> Iterator[tuple[str, HandlerOptions]]:
 def _of_method(
     cls: type, instance: Callable[[], Any], method: str, options: HandlerOptions, container: Container | None
 ) -> HandlerDescriptor:
-    function = getattr(cls, method, None)
+    function: Any = getattr(cls, method, None)
     if isinstance(inspect.getattr_static(cls, method, None), staticmethod | classmethod):
-        return _descriptor(function, lambda: function, options, container, bound=True)
+        return _descriptor(function, function, options, container, bound=True)
     if not inspect.isfunction(function):
         raise ConfigurationError(
             f'The handler class "{cls.__module__}.{cls.__qualname__}" has no method "{method}"; '
             "define it, or name another one with @handler(method=...)."
         )
-    return _descriptor(function, lambda: getattr(instance(), method), options, container, bound=False)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(instance(), method)(*args, **kwargs)
+
+    return _descriptor(function, call, options, container, bound=False)
 
 
 def _descriptor(
     function: Any,
-    resolve: Callable[[], Any],
+    call: Callable[..., Any],
     options: HandlerOptions,
     container: Container | None,
     *,
     bound: bool,
 ) -> HandlerDescriptor:
-    """``function`` is what the signature is read from; ``resolve`` returns what is called."""
+    """``function`` is what the signature is read from, ``call`` what is called."""
     code = _code_of(function)
     module = code.__module__
     if module == "__main__":
@@ -212,21 +216,21 @@ def _descriptor(
     handled = options.handles or tuple(_message_types(name, *first))
     takes_any = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(function).parameters.values())
     if of_list is not None:
-        return _batch_descriptor(name, handled, resolve, parameters, options, container, is_async=_is_async(code))
+        return _batch_descriptor(name, handled, call, parameters, options, container, is_async=_is_async(code))
     if options.batch_size is not None or options.batch_wait is not None:
         raise ConfigurationError(
             f'The handler "{name}" has a batch_size or batch_wait and takes single messages; '
             f'annotate "{parameters[0][0].name}" as a list of them.'
         )
     arguments = Arguments.of(name, parameters[1:], container, takes_any=takes_any)
-    invoke = _invocation(resolve, arguments)
+    invoke = _invocation(call, arguments)
     return HandlerDescriptor(name, handled, invoke, _is_async(code), options, arguments)
 
 
 def _batch_descriptor(
     name: str,
     handled: tuple[type, ...],
-    resolve: Callable[[], Any],
+    call: Callable[..., Any],
     parameters: Sequence[tuple[inspect.Parameter, Any]],
     options: HandlerOptions,
     container: Container | None,
@@ -243,7 +247,7 @@ def _batch_descriptor(
     arguments = BatchArguments.of(name, parameters[1:], container)
 
     def invoke(envelopes: Sequence[Envelope]) -> Any:
-        return resolve()([each.message for each in envelopes], **arguments.values(envelopes))
+        return call([each.message for each in envelopes], **arguments.values(envelopes))
 
     return HandlerDescriptor(
         name,
@@ -335,10 +339,10 @@ def refuse_coroutine(name: str, coroutine: types.CoroutineType[Any, Any, Any]) -
     )
 
 
-def _invocation(resolve: Callable[[], Any], arguments: Arguments) -> Callable[[Envelope], Any]:
+def _invocation(call: Callable[..., Any], arguments: Arguments) -> Callable[[Envelope], Any]:
     if arguments.none:
-        return lambda envelope: resolve()(envelope.message)
-    return lambda envelope: resolve()(envelope.message, **arguments.values(envelope))
+        return lambda envelope: call(envelope.message)
+    return lambda envelope: call(envelope.message, **arguments.values(envelope))
 
 
 class HandlersLocator:

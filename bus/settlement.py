@@ -180,10 +180,10 @@ class Settler:
         for stamp in received.stamps:
             kind = type(stamp)
             if kind is ClaimStamp:
-                claim = cast("ClaimStamp", stamp).claim
+                claim = stamp.claim  # type: ignore[attr-defined]
             elif kind is ReceivedStamp and name is None:
                 # The first one: a message from a failure transport may bear its original receiver behind it.
-                name = cast("ReceivedStamp", stamp).transport_name
+                name = stamp.transport_name  # type: ignore[attr-defined]
         assert name is not None
         assert claim is not None
         return self._transports[name], claim

@@ -1,7 +1,8 @@
 """Stamps: what is known about a message besides its content.
 
-A stamp is a frozen, slotted dataclass; only the message id, which is made late, is none. Those that Symfony has bear
-Symfony's names, with its fields in snake_case, and travel in Symfony's headers; ours travel in plain ``X-Bus-``
+A stamp is a frozen, slotted dataclass. Those that a worker makes for every message are frozen msgspec Structs, which
+look the same and are made ten times as fast; the message id, which is made late, is neither. Those that Symfony has
+bear Symfony's names, with its fields in snake_case, and travel in Symfony's headers; ours travel in plain ``X-Bus-``
 headers; a NonSendableStamp never leaves the process.
 """
 
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from bus.errors import ConfigurationError
 from bus.identity import uuid7
@@ -108,15 +111,13 @@ class SentToFailureTransportStamp(Stamp):
     original_receiver_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TransportMessageIdStamp(Stamp):
+class TransportMessageIdStamp(Stamp, msgspec.Struct, frozen=True):
     """The id that the transport itself gave to the message."""
 
     id: str | int
 
 
-@dataclass(frozen=True, slots=True)
-class HandledStamp(Stamp):
+class HandledStamp(Stamp, msgspec.Struct, frozen=True):
     """A handler is done with the message. The result stays in the process; null travels in its place."""
 
     result: object
@@ -185,15 +186,13 @@ class MessageIdStamp(Stamp):
         return f"MessageIdStamp(id={self.id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class CorrelationStamp(Stamp):
+class CorrelationStamp(Stamp, msgspec.Struct, frozen=True):
     """The id of the message that began this conversation."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class CausationStamp(Stamp):
+class CausationStamp(Stamp, msgspec.Struct, frozen=True):
     """The id of the message whose handler dispatched this one."""
 
     id: str
@@ -256,8 +255,7 @@ class SentStamp(NonSendableStamp):
     transport_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class HeldStamp(NonSendableStamp):
+class HeldStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """The message waits for the running handler: it leaves when that handler succeeded, and not otherwise."""
 
     transport_name: str
@@ -295,8 +293,7 @@ class HandlerArgumentsStamp(NonSendableStamp):
     additional_arguments: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimStamp(NonSendableStamp):
+class ClaimStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """The claim on a received message, with the bytes as they came: a retry sends these, not the object."""
 
     claim: Claim
@@ -351,8 +348,7 @@ class RandomIdStamp(NonSendableStamp):
     """The message came without an id; the one that it bears now is not the one of its next delivery."""
 
 
-@dataclass(frozen=True, slots=True)
-class SqlReceivedStamp(NonSendableStamp):
+class SqlReceivedStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """Where the message stood in a SQL transport."""
 
     id: int
@@ -360,8 +356,7 @@ class SqlReceivedStamp(NonSendableStamp):
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaReceivedStamp(NonSendableStamp):
+class KafkaReceivedStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """Where the message stood in Kafka. ``timestamp`` is in milliseconds since the epoch."""
 
     topic: str
@@ -371,8 +366,7 @@ class KafkaReceivedStamp(NonSendableStamp):
     timestamp: int
 
 
-@dataclass(frozen=True, slots=True)
-class RedisReceivedStamp(NonSendableStamp):
+class RedisReceivedStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """Where the message stood in a Redis stream."""
 
     stream: str

@@ -12,6 +12,7 @@ from bus import aio, failpoints
 from bus.batches import call_batch_handler
 from bus.envelope import Envelope
 from bus.errors import HandlerFailedError, NoHandlerError
+from bus.forking import this_process
 from bus.handler_arguments import check_given
 from bus.handlers import HandlerDescriptor, HandlersLocator, refuse_coroutine
 from bus.middleware.base import CallNext, HandlerCall, HandlerMiddleware, compose_handler
@@ -119,12 +120,12 @@ def _finish(waiting: Sequence[_Waiting], envelope: Envelope, errors: dict[str, B
     return envelope
 
 
-def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> set[str]:
+def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> Sequence[str]:
     """Return the names of the handlers that have succeeded before; the message's arguments have to suit the others."""
-    names = set()
+    names: tuple[str, ...] = ()
     for stamp in envelope.stamps:
         if type(stamp) is HandledStamp:
-            names.add(stamp.handler_name)
+            names += (stamp.handler_name,)
         elif type(stamp) is HandlerArgumentsStamp:
             check_given(stamp, [each.arguments for each in handlers])
     return names
@@ -142,11 +143,11 @@ def call_handler(call: HandlerCall) -> Any:
 
 
 def _invoke(call: HandlerCall) -> Any:
-    pid = os.getpid()
+    forks = this_process.forks
     try:
         result = call.handler.invoke(call.envelope)
     finally:
-        if os.getpid() != pid and call.envelope.last(ReceivedStamp) is not None:
+        if this_process.forks != forks and call.envelope.last(ReceivedStamp) is not None:
             # The handler forked, and this is the child that came back: message, claim and held sends are the parent's.
             logger.error("Handler %s forked and its child returned; the child ends here", call.handler.name)
             os._exit(1)

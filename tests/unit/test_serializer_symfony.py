@@ -6,6 +6,7 @@ Every deliberate difference stands in a table here, with its reason.
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import re
 from dataclasses import dataclass, field, fields
@@ -95,7 +96,7 @@ def to_python(value: Any, cls: type | None = None) -> Any:
     cls = cls or MESSAGES.get(value.get("@class", ""))
     if cls is None:
         return {key: to_python(each) for key, each in value.items()}
-    names = {camel(each.name): each.name for each in fields(cls)}
+    names = {camel(each): each for each in inspect.signature(cls).parameters}
     return cls(**{names[key]: to_python(each) for key, each in value.items() if key in names})
 
 
