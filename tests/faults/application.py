@@ -12,6 +12,7 @@ from tests.faults.behaviours import BEHAVIOURS
 from tests.faults.ledger import BEGUN, DONE, Journal
 
 JOURNAL_VARIABLE = "FAULTS_JOURNAL"
+MIXED = (*["nothing"] * 14, *["fail"] * 3, *["refuse"] * 3)
 
 
 @message("fault.job")
@@ -23,6 +24,11 @@ class Job:
     does: str = "nothing"
     argument: float = 0.0
     padding: str = ""
+
+
+def mixed_job(number: int) -> Job:
+    """Return one of many, of which some fail twice and then succeed, and some fail for good."""
+    return Job(number, MIXED[number % len(MIXED)], 2)
 
 
 @message("fault.async_job")

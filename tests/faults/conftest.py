@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.faults.deployment import Deployment
 from tests.faults.figures import Figures
+from tests.faults.rabbitmq_deployment import RabbitDeployment
+from tests.servers.fixtures import private_rabbitmq
+from tests.servers.proxy import Proxy
+from tests.servers.rabbitmq import RabbitMq
 
 _FIGURES = pytest.StashKey[Figures]()
 _HERE = Path(__file__).parent
@@ -55,3 +60,30 @@ def deployment_in_memory(tmp_path: Path) -> Iterator[Deployment]:
     finally:
         deployment.close()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[RabbitMq]:
+    """Yield a broker that the tests of faults share; it runs when a test begins."""
+    with private_rabbitmq() as broker:
+        yield broker
+
+
+@pytest.fixture
+def on_rabbitmq(tmp_path: Path, broker: RabbitMq) -> Iterator[Callable[..., RabbitDeployment]]:
+    """Yield what makes a deployment on RabbitMQ, in a virtual host of its own, with options of the transport."""
+    with ExitStack() as deployments:
+
+        def make(port: int | None = None, **options: object) -> RabbitDeployment:
+            deployment = RabbitDeployment(tmp_path, broker, port, **options)
+            deployments.callback(deployment.close)
+            return deployment
+
+        yield make
+
+
+@pytest.fixture
+def proxy(broker: RabbitMq) -> Iterator[Proxy]:
+    """Yield a proxy before the broker."""
+    with Proxy(broker.address) as proxy:
+        yield proxy

@@ -38,11 +38,12 @@ _PAGE = 1000  # failed messages that are read together
 class Deployment:
     """What a test of the faults works with."""
 
-    def __init__(self, folder: Path, failed_database: str = "bus.db") -> None:
+    def __init__(self, folder: Path, failed_database: str = "bus.db", configuration: str | None = None) -> None:
         self.folder = folder
         self.database = folder / "bus.db"
         self.failed_database = folder / failed_database
-        (folder / "messenger.yaml").write_text(CONFIGURATION.format(failed=failed_database))
+        self._configuration = configuration or CONFIGURATION
+        (folder / "messenger.yaml").write_text(self._configuration.format(failed=failed_database))
         journal = folder / "journal.txt"
         self.journal = Journal(journal)
         self.ledger = Ledger(self.journal)
@@ -51,7 +52,7 @@ class Deployment:
 
     def _messenger(self) -> Messenger:
         # The paths of this configuration are relative to the folder; the test's process stays where it is.
-        text = CONFIGURATION.format(failed=self.failed_database).replace("///bus.db", f"///{self.database}")
+        text = self._configuration.format(failed=self.failed_database).replace("///bus.db", f"///{self.database}")
         configuration = self.folder / "absolute.yaml"
         configuration.write_text(text)
         return Messenger(load(configuration, environment={}))

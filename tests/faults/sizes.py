@@ -49,3 +49,12 @@ CLAIMING_PROCESSES = sizes(8, 16)
 LONG_HANDLER_SECONDS = sizes(16.0, 60.0)
 DELAYED = sizes(Delays(500, 6.0, 2), Delays(10_000, 120.0, 10))
 SIGNAL_REPETITIONS = [1, *(pytest.param(each, marks=pytest.mark.full) for each in range(2, 21))]
+QUEUE_TYPES = ["classic", pytest.param("quorum", marks=pytest.mark.full)]
+BROKER_KILLS = sizes(Kills(3, 5_000), Kills(30, 100_000))
+BROKER_STOPS = sizes(1, 10)
+CLOSED_CONNECTIONS = sizes(3, 30)  # times, every 2 s
+MEMORY_ALARM_SECONDS = sizes(10.0, 60.0)
+RESETS = sizes(4, 40)
+STALL_SECONDS = sizes(12.0, 60.0)
+CUTS = sizes(12, 200)
+SWALLOWS = sizes(2, 20)

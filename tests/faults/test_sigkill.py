@@ -9,7 +9,7 @@ from itertools import cycle, islice
 
 import pytest
 
-from tests.faults.application import Job
+from tests.faults.application import Job, mixed_job
 from tests.faults.deployment import Deployment
 from tests.faults.figures import Figures
 from tests.faults.ledger import BEGUN, DONE
@@ -29,12 +29,10 @@ STEPS = (
 # Changing ones, so that no message is in the worker's hands at each of its deaths: that would condemn it, rightly.
 HITS = (2, 5, 3, 9)
 FETCH_SIZE = 4
-MIXED = (*["nothing"] * 14, *["fail"] * 3, *["refuse"] * 3)
 
 
 def mixed_jobs(count: int) -> list[Job]:
-    """Return jobs of which some fail twice and then succeed, and some fail for good."""
-    return [Job(number, MIXED[number % len(MIXED)], 2) for number in range(count)]
+    return [mixed_job(number) for number in range(count)]
 
 
 def refused(jobs: list[Job]) -> list[int]:
@@ -125,7 +123,7 @@ def test_workers_killed_at_random_under_load_lose_nothing(
     size: Kills, deployment: Deployment, figures: Figures
 ) -> None:
     chance = random.Random(figures.seed)
-    jobs = [Job(number, MIXED[number % len(MIXED)], 2) for number in range(size.messages)]
+    jobs = mixed_jobs(size.messages)
     publisher = threading.Thread(target=publish_one_after_the_other, args=(deployment, jobs), name="publisher")
     arguments = [("--fetch-size", "10"), ("--fetch-size", "10", "--concurrency", "4")]
     in_flight = [1 + 10, 4 + 10]
