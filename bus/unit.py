@@ -35,6 +35,14 @@ _lock = threading.Lock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
+def _leave_the_parents_unit() -> None:
+    """In a child that a handler forked: what was held there would be lost, for only the parent ends the handler."""
+    current_unit.set(None)
+
+
+os.register_at_fork(after_in_child=_leave_the_parents_unit)
+
+
 class Sender(Protocol):
     """Where a unit's messages leave: a transport."""
 

@@ -601,3 +601,26 @@ def test_a_child_that_a_handler_forked_sends_nothing_of_its_parents(kind, tmp_pa
     assert os.waitstatus_to_exitcode(status) == 1
     assert bus.transports["queue"].counts().ready == 1
     bus.close()
+
+
+@pytest.mark.parametrize("kind", ["sync", "beside an async handler"])
+def test_what_a_forked_child_of_a_handler_dispatches_is_sent_at_once(kind, tmp_path):
+    def forking(event: Placed) -> None:
+        pid = os.fork()
+        if pid == 0:
+            sent = bus.bus.dispatch(Billed(event.id)).last(SentStamp)
+            os._exit(0 if sent is not None else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    async def beside(event: Placed) -> None: ...
+
+    config = MessengerConfig(
+        transports={"queue": TransportConfig(dsn=f"sqlite:///{tmp_path}/bus.db")},
+        routing={f"{__name__}.Billed": ("queue",)},
+    )
+    bus = Messenger(config, handlers=[forking] if kind == "sync" else [forking, beside])
+
+    bus.dispatch(Placed("o-1")) if kind == "sync" else asyncio.run(bus.bus.dispatch_async(Placed("o-1")))
+
+    assert bus.transports["queue"].counts().ready == 1
+    bus.close()
