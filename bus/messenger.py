@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -274,13 +274,14 @@ class Messenger:
         return self._named(self.transports, "transport", name)
 
     def close(self) -> None:
-        """Stop relaying outboxes; close every transport and every store. Idempotent."""
-        self._outboxes.close()
-        for transport in self.transports.values():
-            transport.close()
-        for close in self._closing:
-            close()
-        self._stores.close()
+        """Stop relaying outboxes; close every transport and every store, also when one cannot be closed. Idempotent."""
+        with ExitStack() as closing:  # the last one first
+            closing.callback(self._stores.close)
+            for close in self._closing:
+                closing.callback(close)
+            for transport in self.transports.values():
+                closing.callback(transport.close)
+            closing.callback(self._outboxes.close)
 
     def __enter__(self) -> Self:
         return self

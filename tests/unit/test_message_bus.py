@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ from bus.envelope import Envelope
 from bus.errors import (
     BusError,
     ConfigurationError,
+    ConnectionLostError,
     DispatchManyError,
     EncodingError,
     HandlerFailedError,
@@ -624,3 +626,20 @@ def test_what_a_forked_child_of_a_handler_dispatches_is_sent_at_once(kind, tmp_p
 
     assert bus.transports["queue"].counts().ready == 1
     bus.close()
+
+
+def test_a_transport_that_cannot_be_closed_keeps_no_other_from_it(monkeypatch):
+    bus = Messenger(MessengerConfig(transports={name: TransportConfig(dsn="in-memory://") for name in ("a", "b", "c")}))
+    closed: list[str] = []
+
+    def close(name: str) -> None:
+        closed.append(name)
+        if name == "b":
+            raise ConnectionLostError("gone")
+
+    for name, transport in bus.transports.items():
+        monkeypatch.setattr(transport, "close", functools.partial(close, name))
+
+    with pytest.raises(ConnectionLostError):
+        bus.close()
+    assert sorted(closed) == ["a", "b", "c"]
