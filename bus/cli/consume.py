@@ -14,7 +14,7 @@ from bus.cli import exit_codes
 from bus.cli.command import BusCommand, pass_settings
 from bus.cli.main import failure_of
 from bus.cli.parameters import duration, fetch_size, must_exist, seconds, size
-from bus.cli.selection import Selection
+from bus.cli.selection import Selection, in_memory
 from bus.cli.settings import Settings, warn_of_a_shadow
 from bus.config.loader import load
 from bus.errors import describe
@@ -122,8 +122,11 @@ def command(
         must_exist("bus", [bus_name] if bus_name else [], messenger.buses)
         if settings.verbosity:
             messenger.events.on(MessageSettled, _log_handled)
+        chosen = selection.of(messenger.transports, set(messenger.failure_transports.values()))
+        for name in set(in_memory(messenger.config)).intersection(chosen):
+            logger.warning('Transport "%s" is in-memory://: nothing comes there from other processes', name)
         messenger.consume(
-            selection.of(messenger.transports, set(messenger.failure_transports.values())),
+            chosen,
             _worker_options(options),
             bus=bus_name,
             limits=_limits(options),

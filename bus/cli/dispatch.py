@@ -16,7 +16,7 @@ import os
 import stat
 import sys
 from io import BufferedReader, BytesIO
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -25,12 +25,16 @@ from bus.cli.command import BusCommand, pass_settings
 from bus.cli.output import Output
 from bus.cli.parameters import duration, must_exist
 from bus.cli.progress import progress
+from bus.cli.selection import in_memory
 from bus.cli.settings import Settings
 from bus.cli.terminal import somebody_can_answer
 from bus.envelope import Envelope
 from bus.errors import describe
 from bus.json_lines import JsonLines
 from bus.stamps import DelayStamp, MessageIdStamp, PartitionKeyStamp, SentStamp, Stamp, TransportNamesStamp
+
+if TYPE_CHECKING:
+    from bus.messenger import Messenger
 
 # The mark keeps click from wrapping the lines.
 _EXAMPLES = """\b
@@ -82,6 +86,7 @@ def command(
         else:
             message = lines.read(type_name, (json_text or "{}").encode())
             _print_one(settings.output, bus.dispatch(message, stamps), delayed=delay is not None)
+        _tell_what_is_lost(settings.output, messenger)
 
 
 def _stamps(transports: tuple[str, ...], delay: float | None, key: str | None) -> list[Stamp]:
@@ -102,6 +107,13 @@ def _print_one(output: Output, envelope: Envelope, *, delayed: bool) -> None:
     output.line(f"{identity.id if identity is not None else ''} {where}".strip())
     if delayed and not names:
         output.note("It has no transport, so it was handled at once, without the delay.")
+
+
+def _tell_what_is_lost(output: Output, messenger: Messenger) -> None:
+    for name in in_memory(messenger.config):
+        counts = messenger.transport(name).counts()
+        if counts is not None and counts.ready + (counts.delayed or 0):
+            output.note(f'What was sent to "{name}" is gone now: an in-memory:// transport ends with its process.')
 
 
 def _dispatch_lines(output: Output, lines: JsonLines, type_name: str | None, stamps: list[Stamp]) -> int:

@@ -9,6 +9,7 @@ import click
 
 from bus.cli.parameters import must_exist
 from bus.cli.terminal import somebody_can_answer
+from bus.config.schema import MessengerConfig
 from bus.errors import ConfigurationError, quoted
 
 
@@ -48,3 +49,8 @@ class Selection:
         """Return what was typed, for the command line of another process: all may be others by then."""
         flags = ["--all"] if self.every else []
         return [*self.names, *flags, *(f"--exclude-receivers={name}" for name in self.excluded)]
+
+
+def in_memory(config: MessengerConfig) -> list[str]:
+    """Return the transports that only their own process sees."""
+    return [name for name, each in config.transports.items() if each.dsn.startswith("in-memory:")]

@@ -137,3 +137,16 @@ def test_a_refused_line_is_told_above_the_progress_bar_and_not_in_it(shop: Shop)
 
     erased_line = "\x1b[2K"
     assert f"{erased_line}line 1: " in shown
+
+
+def test_a_transport_that_ends_with_its_process_is_told(shop: Shop) -> None:
+    kept = shop.bus("dispatch", "order.placed", '{"order_id": "o-1"}')
+    configuration = shop.path / "messenger.yaml"
+    configuration.write_text(configuration.read_text().replace("sql://default?queue_name=async", "in-memory://"))
+
+    dispatched = shop.bus("dispatch", "order.placed", '{"order_id": "o-1"}')
+    consumed = shop.bus("consume", "async", "--stop-when-empty")
+
+    assert "is gone now" not in kept.stderr
+    assert 'What was sent to "async" is gone now' in dispatched.stderr
+    assert 'Transport "async" is in-memory://' in consumed.stderr
