@@ -70,6 +70,7 @@ class HandleMiddleware:
             except BaseException as error:
                 # In a worker, sys.exit() in a handler ends that attempt and not the worker.
                 if given.last(ReceivedStamp) is None:
+                    _give_up(waiting)
                     raise
                 errors[handler.name] = error
             else:
@@ -106,18 +107,25 @@ class HandleMiddleware:
 
 def _finish(waiting: Sequence[_Waiting], envelope: Envelope, errors: dict[str, BaseException]) -> Envelope:
     """Have done what handlers put off until all were through; return the envelope with the stamps of the successes."""
-    for name, result, unit in waiting:
+    is_received = envelope.last(ReceivedStamp) is not None
+    for position, (name, result, unit) in enumerate(waiting):
         try:
             unit.finish()
-        except Exception as error:  # noqa: BLE001 - the others are still finished; all errors are raised together
+        except BaseException as error:
             unit.fail()
+            # The others are still finished, and all errors raised together; but an exit ends a program, as above.
+            if not isinstance(error, Exception) and not is_received:
+                _give_up(waiting[position + 1 :])
+                raise
             errors[name] = error
-        except BaseException:
-            unit.fail()
-            raise
         else:
             envelope = envelope.with_(HandledStamp(result, name))
     return envelope
+
+
+def _give_up(waiting: Sequence[_Waiting]) -> None:
+    for _, _, unit in waiting:
+        unit.fail()
 
 
 def _done_with(envelope: Envelope, handlers: Sequence[HandlerDescriptor]) -> Sequence[str]:

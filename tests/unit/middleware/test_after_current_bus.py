@@ -23,6 +23,7 @@ from bus import (
     TransportConfig,
     UnrecoverableError,
 )
+from bus.transports.base import Counts
 from bus.transports.memory import MemoryDriver
 from bus.worker import WorkerOptions
 
@@ -212,6 +213,35 @@ def test_all_that_waits_is_done_even_when_one_of_it_fails() -> None:
         messenger.dispatch(Register("Ann"))
 
     assert trace == ["a", "fails", "b"]
+
+
+def test_an_exit_in_what_one_handler_put_off_takes_nothing_from_the_others() -> None:
+    told: list[str] = []
+
+    def register(event: Register) -> None:
+        messenger.dispatch(Registered("first"), AFTER)
+
+    def greet(event: Register) -> None:
+        messenger.dispatch(Registered("second"), AFTER)
+
+    def welcome(event: Registered) -> None:
+        told.append(event.name)
+        if told == ["first"]:
+            raise SystemExit
+
+    config = MessengerConfig(
+        buses={"bus": BusConfig(middleware=(MiddlewareConfig(name="idempotency"),))},
+        transports={"async": TransportConfig(dsn="in-memory://", retry=RetryPolicy(delay=0))},
+        routing={f"{__name__}.Register": ("async",)},
+        store="memory://",
+    )
+    messenger = Messenger(config, handlers=[register, greet, welcome])
+    messenger.dispatch(Register("Ann"))
+
+    messenger.worker(("async",), WorkerOptions(stop_when_empty=True)).run()
+
+    assert sorted(told) == ["first", "first", "second"]
+    assert messenger.transport("async").counts() == Counts(0, 0, 0, 0)
 
 
 def test_a_call_within_the_handler_leaves_it_to_the_outermost_one() -> None:
