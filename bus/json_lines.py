@@ -161,4 +161,5 @@ def _lines(stream: ByteStream) -> Iterator[list[bytes]]:
 def _is_outage(error: BaseException) -> bool:
     if isinstance(error, SendFailedError):
         return any(_is_outage(each) for each in error.errors.values())
-    return isinstance(error, _OUTAGES)
+    # A refusal may be that of a database that could not be reached: then nothing was stored, and why stands behind it.
+    return isinstance(error, _OUTAGES) or isinstance(error.__cause__, _OUTAGES)

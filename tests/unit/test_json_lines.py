@@ -54,6 +54,12 @@ class Driver(MemoryDriver):
         return results
 
 
+def locked() -> SendRefused:
+    refused = SendRefused("not stored")
+    refused.__cause__ = ConnectionLostError("locked")
+    return refused
+
+
 class Shop:
     def __init__(self) -> None:
         types = MessageTypes([OrderPlaced, Ping])
@@ -153,7 +159,7 @@ def test_a_message_that_the_transport_refuses_stops_no_other(shop: Shop) -> None
     assert batch.outage is None
 
 
-@pytest.mark.parametrize("error", [ConnectionLostError("no server"), SendUnknown("no answer")])
+@pytest.mark.parametrize("error", [ConnectionLostError("no server"), SendUnknown("no answer"), locked()])
 def test_a_transport_that_cannot_be_reached_ends_it_after_its_batch(shop: Shop, error: TransportError) -> None:
     shop.driver.errors["o-2"] = error
 
