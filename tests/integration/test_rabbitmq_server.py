@@ -17,8 +17,9 @@ from pika.exceptions import ConnectionClosedByBroker, ProbableAccessDeniedError
 
 from tests.faults.waiting import wait_until
 from tests.servers import rabbitmq as rabbitmq_server
-from tests.servers.fixtures import REQUIRE_VARIABLE, need, private_rabbitmq
+from tests.servers.fixtures import private_rabbitmq
 from tests.servers.foreign_rabbitmq import ForeignRabbitMq
+from tests.servers.need import REQUIRE_VARIABLE, need
 from tests.servers.rabbitmq import RabbitMq
 
 ROOT = Path(__file__).parents[2]

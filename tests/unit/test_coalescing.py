@@ -113,9 +113,8 @@ def test_a_window_of_one_settles_each_message_at_once(server: Server, buffer: Se
 def test_less_than_half_a_window_leaves_by_itself(server: Server, buffer: SettlementBuffer) -> None:
     held = claims(3)
     add(buffer, *held)
-    assert len(buffer) == 3
     eventually(lambda: server.settled == held)
-    assert server.threads != [threading.get_ident()]
+    assert threading.get_ident() not in server.threads
 
 
 def test_the_oldest_settlement_waits_for_20_ms_and_not_for_ever_newer_ones(
@@ -199,10 +198,9 @@ def test_a_settlement_that_fails_for_a_while_succeeds_exactly_once(server: Serve
     server.errors = [ConnectionLostError("gone"), ConnectionLostError("still gone")]
     held = claims(3)
     add(buffer, *held)
-    eventually(lambda: server.settled)
+    eventually(lambda: not len(buffer))
     assert server.settled == held
-    assert server.tried == [held, held, held]
-    assert len(buffer) == 0
+    assert sum(held[0] in batch for batch in server.tried) == 3
 
 
 def test_what_failed_is_tried_again_before_what_came_later(server: Server, buffer: SettlementBuffer) -> None:

@@ -374,7 +374,7 @@ def test_a_ttl_that_the_retries_outlast_is_refused() -> None:
         ({"tll": "1h"}, 'has no argument "tll"; its arguments are "store", "ttl", "missing_id"; did you mean "ttl"?'),
         ({"missing_id": "guess"}, '"missing_id" must be "error", "hash" or "handle", not "guess"'),
         ({"ttl": "0s"}, '"ttl" of idempotency must be longer'),
-        ({"store": "redis://x"}, 'no store for "redis://"'),
+        ({"store": "mongodb://x"}, 'no store for "mongodb://"'),
     ],
 )
 def test_wrong_arguments_are_problems_of_the_configuration(arguments: dict[str, str], problem: str) -> None:
