@@ -315,19 +315,21 @@ class SendBatch:
     Used by one thread. It stands where a unit stands, and is no handler's: ``envelope`` is None.
     """
 
-    __slots__ = ("_sends", "_undo", "position")
+    __slots__ = ("_open", "_sends", "_undo", "position")
 
     envelope = None
 
     def __init__(self) -> None:
         self.position = 0
+        self._open = True
         self._undo: dict[int, list[Callable[[], None]]] = {}
         self._sends: dict[Sender, list[tuple[int, Outgoing]]] = {}
 
     def hold(self, sender: Sender, outgoing: Outgoing) -> bool:
-        """Collect a message of the current position."""
-        self._sends.setdefault(sender, []).append((self.position, outgoing))
-        return True
+        """Collect a message of the current position; False when the batch has left: the caller then sends at once."""
+        if self._open:
+            self._sends.setdefault(sender, []).append((self.position, outgoing))
+        return self._open
 
     def after_failure(self, undo: Callable[[], None]) -> None:
         """Have something undone when the message of the current position was not sent."""
@@ -339,7 +341,8 @@ class SendBatch:
             undo()
 
     def by_sender(self) -> dict[Sender, list[tuple[int, Outgoing]]]:
-        """Return what was collected, with the position of the message that it came from."""
+        """Return what was collected, with the position of the message that it came from. Nothing more is collected."""
+        self._open = False
         return self._sends
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 import os
@@ -378,6 +379,29 @@ def test_dispatch_many_maps_each_refusal_to_its_message(monkeypatch):
         bus.bus.dispatch_many([Placed("a"), Placed("b"), Placed("c")])
 
     assert list(caught.value.errors) == [1]
+
+
+left_behind: list[contextvars.Context] = []
+
+
+def leaves_a_context_behind(envelope: Envelope, call_next: CallNext) -> Envelope:
+    left_behind.append(contextvars.copy_context())
+    return call_next(envelope)
+
+
+def test_a_task_that_outlives_a_dispatch_many_sends_at_once():
+    config = MessengerConfig(
+        buses={"bus": BusConfig(middleware=(MiddlewareConfig(name=f"{__name__}:leaves_a_context_behind"),))},
+        transports={"queue": TransportConfig(dsn="in-memory://")},
+        routing={f"{__name__}.Placed": ("queue",)},
+    )
+    bus = Messenger(config)
+    bus.bus.dispatch_many([Placed("1"), Placed("2")])
+
+    envelope = left_behind.pop().run(bus.dispatch, Placed("3"))
+
+    assert envelope.last(SentStamp) is not None
+    assert len(sent(bus)) == 3
 
 
 def test_dispatch_many_inside_a_handler_is_held_with_the_rest():
