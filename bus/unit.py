@@ -271,7 +271,7 @@ class Unit:
             transaction.roll_back()
         else:
             try:
-                transaction.cursor().execute(f"ROLLBACK TO {self._savepoint}")
+                transaction.cursor().execute(f"ROLLBACK TO SAVEPOINT {self._savepoint}")
             except Exception:
                 logger.exception("A nested call could not be rolled back; the call around it is")
                 transaction.roll_back()
@@ -286,7 +286,7 @@ class Unit:
         """Leave everything to the call around this one."""
         outer = self._outer
         assert outer is not None
-        transaction.cursor().execute(f"RELEASE {savepoint}")
+        transaction.cursor().execute(f"RELEASE SAVEPOINT {savepoint}")
         for sender, batch in (held or {}).items():
             for outgoing in batch:
                 outer.hold(sender, outgoing)

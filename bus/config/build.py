@@ -118,7 +118,7 @@ class _Builder:
     def _driver_context(self) -> DriverContext:
         plain = DriverContext(connections=self._config.connections, clock=self._clock)
 
-        def ownership(dsn: str, queue: str) -> Ownership:
+        def ownership(dsn: str | Dsn, queue: str) -> Ownership:
             return Ownership(StoreFactory(dsn, plain).get(), queue)
 
         return replace(plain, ownership=ownership)

@@ -35,10 +35,12 @@ def _deduplicate(config: MiddlewareConfig, wiring: Wiring) -> Middleware:
 def _transaction(config: MiddlewareConfig, wiring: Wiring) -> HandlerMiddleware:
     from bus.middleware.transaction import TransactionMiddleware
     from bus.transports.sql.options import DEFAULT_CONNECTION
+    from bus.transports.sql.transactions import transactions_on
 
     given = _arguments(config, ("connection",))
-    path, outbox = wiring.outboxes.at('The middleware "transaction"', given.get("connection", DEFAULT_CONNECTION))
-    middleware = TransactionMiddleware(path, outbox)
+    subject = 'The middleware "transaction"'
+    dsn, outbox = wiring.outboxes.at(subject, given.get("connection", DEFAULT_CONNECTION))
+    middleware = TransactionMiddleware(transactions_on(subject, dsn), outbox)
     wiring.closing.append(middleware.close)
     return middleware
 

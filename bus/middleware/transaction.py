@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import random
-import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine, Pool, RootTransaction, create_engine, event
+from sqlalchemy import Connection, Pool, RootTransaction
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from bus.errors import BusError, ConnectionLostError
+from bus.errors import BusError
 from bus.forking import forget_in_children
 from bus.handler_arguments import given_resources
 from bus.middleware.base import CallHandler, HandlerCall
 from bus.outbox.relay import Outbox
 from bus.outbox.table import Waiting
 from bus.transports.base import Outgoing
-from bus.transports.sql.connection import database_name, is_busy, translated
+from bus.transports.sql.transactions import Transactions
 from bus.unit import Sender
-
-_SLICE: Final = 0.25  # seconds that SQLite waits inside a call for another writer
-_PATIENCE: Final = 30.0  # seconds that a handler waits for another writer
-_PAUSE: Final = (0.001, 0.02)  # seconds between two tries
 
 # Connections that a forked child found: closing them, as forgetting them does, would disturb the parent's.
 _inherited: list[Pool] = []
@@ -42,23 +34,21 @@ class TransactionMiddleware:
     The transaction begins with the first statement. As SQLite has one writer, other handlers wait from then on.
 
     Args:
-        path: the SQLite file.
+        transactions: begins and ends them, in one database.
         outbox: the outbox in that database.
     """
 
-    def __init__(self, path: Path, outbox: Outbox) -> None:
-        self._path = path
-        self._name = database_name(path)
+    def __init__(self, transactions: Transactions, outbox: Outbox) -> None:
+        self._transactions = transactions
         self._outbox = outbox
-        self._engine = _engine(path)
         forget_in_children(self)
 
     def __call__(self, call: HandlerCall, call_next: CallHandler) -> object:
         """Call the handler within a transaction: that of the call around this one, if it is on the same database."""
         unit = call.unit
         running = unit.transaction
-        if not isinstance(running, SqlTransaction) or running.database != self._name:
-            running = SqlTransaction(self._engine, self._path, self._outbox)
+        if not isinstance(running, SqlTransaction) or running.database != self._transactions.database:
+            running = SqlTransaction(self._transactions, self._outbox)
             unit.enlist(running)
         resources = Resources(running)
         token = given_resources.set(resources.by_type)
@@ -74,22 +64,21 @@ class TransactionMiddleware:
 
     def close(self) -> None:
         """Let go of the connections that are kept. Idempotent; the next call opens new ones."""
-        self._engine.dispose()
+        self._transactions.engine.dispose()
 
     def forget(self) -> None:
         """Leave the connections to the parent process. Called in a forked child."""
-        _inherited.append(self._engine.pool)
-        self._engine.dispose(close=False)
+        _inherited.append(self._transactions.engine.pool)
+        self._transactions.engine.dispose(close=False)
 
 
 class SqlTransaction:
     """A transaction on one connection. It begins with its first statement, whoever executes that."""
 
-    def __init__(self, engine: Engine, path: Path, outbox: Outbox) -> None:
-        self.database = database_name(path)
+    def __init__(self, transactions: Transactions, outbox: Outbox) -> None:
+        self.database = transactions.database
         self.sessions: list[Session] = []
-        self._engine = engine
-        self._path = path
+        self._transactions = transactions
         self._outbox = outbox
         self._connection: Connection | None = None
         self._root: RootTransaction | None = None
@@ -101,8 +90,7 @@ class SqlTransaction:
     def connection(self) -> Connection:
         """The connection, opened when it is first asked for."""
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = self._engine.connect()
+            self._connection = self._transactions.connect()
             self._root = self._connection.begin()
         return self._connection
 
@@ -111,7 +99,7 @@ class SqlTransaction:
         for session in self.sessions:
             session.flush()
         connection = _driver_connection(self.connection)
-        _begin(connection)
+        self._transactions.begin(connection)
         return connection.cursor()
 
     def take_over(self, held: Mapping[Sender, Sequence[Outgoing]]) -> None:
@@ -141,12 +129,7 @@ class SqlTransaction:
                 "it is committed when the handler returns, and rolled back when it raises."
             )
         if self._connection is not None:
-            connection = _driver_connection(self._connection)
-            try:
-                if connection.in_transaction:
-                    connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise translated(self.database, error) from error
+            self._transactions.commit(_driver_connection(self._connection))
         self._close()
 
     def roll_back(self) -> None:
@@ -154,10 +137,8 @@ class SqlTransaction:
         # Where the handler has closed the connection, its pool has rolled it back.
         if not self._is_over and self._connection is not None and not self._connection.closed:
             try:
-                connection = _driver_connection(self._connection)
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            except (sqlite3.Error, SQLAlchemyError):
+                self._transactions.roll_back(_driver_connection(self._connection))
+            except Exception:  # noqa: BLE001 - of whichever client library; the server undoes it with the connection
                 self._connection.invalidate()
         self._close()
 
@@ -234,54 +215,5 @@ class Resources:
         return self._transaction.connection
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        # The driver begins no transaction by itself: ours begins by writing, see _begin.
-        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": _SLICE},
-        # As many connections as handlers run; a few are kept, for opening one costs as much as a small handler.
-        max_overflow=-1,
-    )
-    event.listen(engine, "connect", _set_up)
-    event.listen(engine, "before_cursor_execute", _before_statement)
-    event.listen(engine, "commit", _refuse)
-    return engine
-
-
-def _set_up(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _before_statement(connection: Connection, *_: object) -> None:
-    _begin(_driver_connection(connection))
-
-
-def _refuse(_: Connection) -> None:
-    raise BusError(
-        "A handler in a transaction does not commit by itself: that is done when it returns, together with the record "
-        "that it is done and with what it dispatched."
-    )
-
-
-def _begin(connection: sqlite3.Connection) -> None:
-    """Begin the transaction unless it has begun, waiting for another writer."""
-    waited_since = time.monotonic()
-    while not connection.in_transaction:
-        try:
-            # Not deferred: a transaction that begins by reading cannot become a writing one once somebody else has
-            # written, and SQLite does not wait then (SQLITE_BUSY_SNAPSHOT).
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            waited = time.monotonic() - waited_since
-            if not is_busy(error):
-                raise
-            if waited > _PATIENCE:
-                raise ConnectionLostError(
-                    f"A handler's transaction cannot begin: another connection has been writing for {waited:.0f} s"
-                ) from error
-            time.sleep(random.uniform(*_PAUSE))  # noqa: S311 - spreads load, hides nothing
-
-
-def _driver_connection(connection: Connection) -> sqlite3.Connection:
-    return cast("sqlite3.Connection", connection.connection.driver_connection)
+def _driver_connection(connection: Connection) -> Any:
+    return connection.connection.driver_connection

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bus.store.registry import Stores
@@ -25,35 +24,39 @@ class Outboxes:
         self.carriers: dict[str, Carrier] = {}
         self._context = context
         self._stores = stores
-        self._by_path: dict[Path, Outbox] = {}
+        self._by_name: dict[str, tuple[Dsn, Outbox]] = {}
 
-    def at(self, subject: str, connection: str) -> tuple[Path, Outbox]:
-        """Return the database that a connection means, and the outbox in it. ``subject`` is who asks.
+    def at(self, subject: str, connection: str) -> tuple[Dsn, Outbox]:
+        """Return the DSN of the database that a connection means, and the outbox in it. ``subject`` is who asks.
 
         Raises:
             ConfigurationError: there is no such connection.
         """
         from bus.outbox.relay import Outbox
         from bus.store.claims import Claims
-        from bus.transports.sql.options import database_path
+        from bus.transports.sql.databases import open_database
+        from bus.transports.sql.options import database_dsn
 
-        path = database_path(subject, Dsn("sql", (Host(connection),)), self._context)
-        if path not in self._by_path:
-            self._by_path[path] = Outbox(
-                path, self.carriers, lambda: Claims(self._stores.shared.get()), self._context.clock
+        dsn = database_dsn(subject, Dsn("sql", (Host(connection),)), self._context)
+        database = open_database(subject, dsn)
+        if database.name not in self._by_name:
+            claims = self._stores.shared
+            self._by_name[database.name] = (
+                dsn,
+                Outbox(database, self.carriers, lambda: Claims(claims.get()), self._context.clock),
             )
-        return path, self._by_path[path]
+        return self._by_name[database.name]
 
     def to_set_up(self) -> Mapping[str, SetsUp]:
         """Return them by what they are called."""
-        return {f"outbox {path}": outbox for path, outbox in self._by_path.items()}
+        return {f"outbox {name.removeprefix('sqlite:')}": outbox for name, (_, outbox) in self._by_name.items()}
 
     def start(self) -> None:
         """Begin to sweep all of them. Returns at once; harmless when called again."""
-        for outbox in self._by_path.values():
+        for _, outbox in self._by_name.values():
             outbox.start()
 
     def close(self) -> None:
         """Stop sweeping and let go of the databases. Idempotent."""
-        for outbox in self._by_path.values():
+        for _, outbox in self._by_name.values():
             outbox.close()

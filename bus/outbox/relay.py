@@ -8,23 +8,21 @@ commit later.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from bus import failpoints
 from bus.clock import Clock
 from bus.errors import SendRefused, TransportError
 from bus.forking import forget_in_children
-from bus.outbox import table
-from bus.outbox.table import Waiting
+from bus.outbox.table import TABLE_NAME, OutboxTable, Waiting
 from bus.store.claims import Claims, ClaimState
 from bus.transports.base import Outgoing, Sent
-from bus.transports.sql.connection import SqliteDatabase
+from bus.transports.sql.database import Database
+from bus.transports.sql.databases import clock_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +33,7 @@ _AT_ONCE: Final = 100
 _FIRST_WAIT: Final = 5_000  # milliseconds after a failed send, doubling
 _LONGEST_WAIT: Final = 300_000
 _PATIENCE: Final = 30.0  # seconds that a step waits for other writers: longer than a handler that writes should take
+_SERVERS_PATIENCE: Final = 5.0  # the same on servers, where nobody waits for a writer
 
 
 class Carrier(Protocol):
@@ -54,11 +53,15 @@ class Outbox:
     ``outbox:<database>`` in the store.
     """
 
-    def __init__(self, path: Path, carriers: Mapping[str, Carrier], claims: Callable[[], Claims], clock: Clock) -> None:
-        self._database = SqliteDatabase(path)
+    def __init__(
+        self, database: Database, carriers: Mapping[str, Carrier], claims: Callable[[], Claims], clock: Clock
+    ) -> None:
+        self._database = database
+        self._table = OutboxTable(database.dialect)
         self._carriers = carriers
         self._claims_of_store = claims
-        self._clock = clock
+        self._clock = clock_of(database, clock)
+        self._patience = _PATIENCE if database.has_one_writer else _SERVERS_PATIENCE
         self._key = f"outbox:{self._database.name}"
         self._begin()
         forget_in_children(self)
@@ -76,25 +79,28 @@ class Outbox:
 
     def set_up(self) -> None:
         """Create the table. Harmless when called again."""
-        self._database.write(table.set_up, within=_PATIENCE)
+        self._database.alter(self._table.set_up, within=self._patience)
 
     def check(self) -> Sequence[str]:
         """Return what is missing, one sentence each. Creates nothing."""
-        if self._database.path.exists() and self._database.read(table.is_there):
+        if self._database.exists() and self._database.read(self._table.is_there):
             return ()
-        return (f'there is no table "{table.TABLE_NAME}" in {self._database}',)
+        return (f'there is no table "{TABLE_NAME}" in {self._database}',)
 
     # --- writing ---
 
-    def insert(self, cursor: sqlite3.Cursor, held: Mapping[str, Sequence[Outgoing]]) -> list[Waiting]:
+    def insert(self, cursor: Any, held: Mapping[str, Sequence[Outgoing]]) -> list[Waiting]:
         """Store messages by transport within a transaction on this database; return them for ``relay``."""
-        if not self._is_there and not table.is_there(cursor):
-            table.set_up(cursor)
+        if not self._is_there and not self._table.is_there(cursor):
+            if self._database.has_one_writer:
+                self._table.set_up(cursor)
+            else:
+                self.set_up()
         now = self._now()
         return [
             waiting
             for name, batch in held.items()
-            for waiting in table.insert_rows(cursor, name, batch, now, now + _WRITERS_TIME)
+            for waiting in self._table.insert_rows(cursor, name, batch, now, now + _WRITERS_TIME)
         ]
 
     def send(self, transport: str, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
@@ -103,7 +109,7 @@ class Outbox:
         Raises:
             TransportError: the database does not take them.
         """
-        rows = self._database.write(lambda cursor: self.insert(cursor, {transport: batch}), within=_PATIENCE)
+        rows = self._database.write(lambda cursor: self.insert(cursor, {transport: batch}), within=self._patience)
         failpoints.reach("after_commit")
         self.relay(rows)
         return [Sent() for _ in batch]
@@ -158,7 +164,7 @@ class Outbox:
         if self._sent:
             self._note(())
         now = self._now()
-        if self._database.read(lambda cursor: table.is_any_due(cursor, self._carriers, now)):
+        if self._database.read(lambda cursor: self._table.is_any_due(cursor, self._carriers, now)):
             for name in self._carriers:
                 self._sweep_transport(name)
         self._sweep_keyed()
@@ -176,16 +182,16 @@ class Outbox:
         self._give_up_ownership()
 
     def _find_table(self) -> bool:
-        if self._database.path.exists():
-            self._is_there = self._database.read(table.is_there)
+        if self._database.exists():
+            self._is_there = self._database.read(self._table.is_there)
         return self._is_there
 
     def _sweep_transport(self, name: str) -> None:
         while not self._stopping:
             now = self._now()
             claimed = self._database.write(
-                lambda cursor, now=now: table.claim_due(cursor, name, _AT_ONCE, now, now + _WRITERS_TIME),  # type: ignore[misc]
-                within=_PATIENCE,
+                lambda cursor, now=now: self._table.claim_due(cursor, name, _AT_ONCE, now, now + _WRITERS_TIME),  # type: ignore[misc]
+                within=self._patience,
             )
             if not claimed or self._send(name, claimed) < len(claimed):
                 return
@@ -199,7 +205,7 @@ class Outbox:
 
     def _first_of_each_key(self) -> list[Waiting]:
         now = self._now()
-        return self._database.read(lambda cursor: table.first_of_each_key(cursor, self._carriers, _AT_ONCE, now))
+        return self._database.read(lambda cursor: self._table.first_of_each_key(cursor, self._carriers, _AT_ONCE, now))
 
     def _send(self, name: str, waiting: Sequence[Waiting]) -> int:
         """Send messages of one transport, remove those that it has, let the others wait; return how many it has."""
@@ -228,12 +234,12 @@ class Outbox:
         """Remove what was sent, by earlier calls too: where that did not succeed, it must not be sent again."""
         sent = list(self._sent)
 
-        def note(cursor: sqlite3.Cursor) -> None:
-            table.remove(cursor, sent)
+        def note(cursor: Any) -> None:
+            self._table.remove(cursor, sent)
             for row in failed:
-                table.put_off(cursor, row, self._now() + min(_FIRST_WAIT << min(row.tries, 16), _LONGEST_WAIT))
+                self._table.put_off(cursor, row, self._now() + min(_FIRST_WAIT << min(row.tries, 16), _LONGEST_WAIT))
 
-        self._database.write(note, within=_PATIENCE)
+        self._database.write(note, within=self._patience)
         self._sent.difference_update(sent)
 
     # --- who sends the rows with a key ---
@@ -254,7 +260,7 @@ class Outbox:
 
     def _warn_of_unknown(self) -> None:
         """Say once which rows nobody here can send."""
-        unknown = self._database.read(table.transports_in) - self._carriers.keys() - self._unknown
+        unknown = self._database.read(self._table.transports_in) - self._carriers.keys() - self._unknown
         for name in sorted(unknown):
             logger.warning(
                 'Messages in the outbox of %s wait for the transport "%s", which this configuration does not have',

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ClauseElement,
     Column,
     ColumnElement,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    cast,
     delete,
     func,
     insert,
@@ -28,10 +29,11 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bus.transports.base import Outgoing
-from bus.transports.sql.connection import DIALECT
+from bus.transports.sql.schema import table_exists
 
 TABLE_NAME: Final = "messenger_outbox"
 
@@ -47,60 +49,66 @@ class Waiting(NamedTuple):
     tries: int
 
 
-def insert_rows(cursor: sqlite3.Cursor, transport: str, batch: Iterable[Outgoing], now: int, due: int) -> list[Waiting]:
-    """Store messages that may be sent from ``due`` on; a keyed one at once, for only one process sends those."""
-    waiting = []
-    for outgoing in batch:
-        first = now if outgoing.partition_key is not None else due
-        cursor.execute(_SQL.insert, _parameters(transport, outgoing, now, first))
-        waiting.append(Waiting(cursor.lastrowid or 0, transport, outgoing, now, first, 0))
-    return waiting
+class OutboxTable:
+    """The table in a database of one dialect. Holds no state; a DBAPI cursor brings the connection."""
 
+    def __init__(self, dialect: Dialect) -> None:
+        self._returns_ids = dialect.name == "postgresql"
+        self._sql = _statements(dialect)
 
-def is_there(cursor: sqlite3.Cursor) -> bool:
-    """Tell whether the database has the table."""
-    found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
-    return found.fetchone() is not None
+    def insert_rows(self, cursor: Any, transport: str, batch: Iterable[Outgoing], now: int, due: int) -> list[Waiting]:
+        """Store messages that may be sent from ``due`` on; a keyed one at once, for only one process sends those."""
+        waiting = []
+        for outgoing in batch:
+            first = now if outgoing.partition_key is not None else due
+            cursor.execute(self._sql.insert, _parameters(transport, outgoing, now, first))
+            number = cursor.fetchone()[0] if self._returns_ids else cursor.lastrowid
+            waiting.append(Waiting(number, transport, outgoing, now, first, 0))
+        return waiting
 
+    def is_there(self, cursor: Any) -> bool:
+        """Tell whether the database has the table."""
+        cursor.execute(self._sql.exists)
+        return cursor.fetchone() is not None
 
-def set_up(cursor: sqlite3.Cursor) -> None:
-    """Create the table. Harmless when it is there."""
-    for statement in _SQL.set_up:
-        cursor.execute(statement)
+    def set_up(self, cursor: Any) -> None:
+        """Create the table. Harmless when it is there."""
+        for statement in self._sql.set_up:
+            cursor.execute(statement)
 
+    def is_any_due(self, cursor: Any, transports: Iterable[str], now: int) -> bool:
+        """Tell whether a message without a key waits longer than its sender should need."""
+        cursor.execute(self._sql.any_due, {"transports": json.dumps(list(transports)), "now": now})
+        return cursor.fetchone() is not None
 
-def is_any_due(cursor: sqlite3.Cursor, transports: Iterable[str], now: int) -> bool:
-    """Tell whether a message without a key waits longer than its sender should need."""
-    parameters = {"transports": json.dumps(list(transports)), "now": now}
-    return cursor.execute(_SQL.any_due, parameters).fetchone() is not None
+    def claim_due(self, cursor: Any, transport: str, limit: int, now: int, until: int) -> list[Waiting]:
+        """Take messages of a transport without a key, the oldest first, so that nobody else does before ``until``."""
+        cursor.execute(self._sql.due, {"transport": transport, "now": now, "limit": limit})
+        rows = cursor.fetchall()
+        if rows:
+            cursor.executemany(self._sql.put_off, [{"row": row[0], "later": until, "counted": row[-1]} for row in rows])
+        return [_waiting(row) for row in rows]
 
+    def first_of_each_key(self, cursor: Any, transports: Iterable[str], limit: int, now: int) -> list[Waiting]:
+        """Return the first message of each key and transport, unless it has to wait: the others wait for it."""
+        parameters = {"transports": json.dumps(list(transports)), "limit": limit, "now": now}
+        cursor.execute(self._sql.first_of_each_key, parameters)
+        return [_waiting(row) for row in cursor.fetchall()]
 
-def claim_due(cursor: sqlite3.Cursor, transport: str, limit: int, now: int, until: int) -> list[Waiting]:
-    """Take messages of a transport without a key, the oldest first, so that nobody else does before ``until``."""
-    rows = cursor.execute(_SQL.due, {"transport": transport, "now": now, "limit": limit}).fetchall()
-    cursor.executemany(_SQL.put_off, [{"row": row[0], "due": until, "tries": row[-1]} for row in rows])
-    return [_waiting(row) for row in rows]
+    def put_off(self, cursor: Any, waiting: Waiting, due: int) -> None:
+        """Let a message that could not be sent wait until ``due``."""
+        cursor.execute(self._sql.put_off, {"row": waiting.id, "later": due, "counted": waiting.tries + 1})
 
+    def remove(self, cursor: Any, ids: Iterable[int]) -> None:
+        """Remove messages that their transport has."""
+        rows = [{"row": row} for row in sorted(ids)]
+        if rows:
+            cursor.executemany(self._sql.remove, rows)
 
-def first_of_each_key(cursor: sqlite3.Cursor, transports: Iterable[str], limit: int, now: int) -> list[Waiting]:
-    """Return the first message of each key and transport, unless it has to wait: the others wait for it."""
-    parameters = {"transports": json.dumps(list(transports)), "limit": limit, "now": now}
-    return [_waiting(row) for row in cursor.execute(_SQL.first_of_each_key, parameters).fetchall()]
-
-
-def put_off(cursor: sqlite3.Cursor, waiting: Waiting, due: int) -> None:
-    """Let a message that could not be sent wait until ``due``."""
-    cursor.execute(_SQL.put_off, {"row": waiting.id, "due": due, "tries": waiting.tries + 1})
-
-
-def remove(cursor: sqlite3.Cursor, ids: Iterable[int]) -> None:
-    """Remove messages that their transport has."""
-    cursor.executemany(_SQL.remove, [{"row": row} for row in ids])
-
-
-def transports_in(cursor: sqlite3.Cursor) -> set[str]:
-    """Return the transports that messages wait for."""
-    return {_text(name) for (name,) in cursor.execute(_SQL.transports)}
+    def transports_in(self, cursor: Any) -> set[str]:
+        """Return the transports that messages wait for."""
+        cursor.execute(self._sql.transports)
+        return {_text(name) for (name,) in cursor.fetchall()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,7 @@ class _Statements:
     """SQL texts with named parameters; times are milliseconds since the epoch."""
 
     set_up: tuple[str, ...]
+    exists: str
     insert: str
     any_due: str
     due: str
@@ -141,7 +150,7 @@ def _table() -> Table:
 _NEW: Final = ("message_id", "body", "headers", "delay_ms", "origin", "attempt", "priority", "partition_key")
 
 
-def _compiled() -> _Statements:
+def _statements(dialect: Dialect) -> _Statements:
     table = _table()
     c = table.c
     indexes = (
@@ -149,43 +158,54 @@ def _compiled() -> _Statements:
         Index(f"{TABLE_NAME}_key", c.transport, c.partition_key, c.id),
     )
     columns = (c.id, c.transport, *(c[name] for name in _NEW), c.created_at, c.due, c.tries)
-    names = select(literal_column("value", String)).select_from(func.json_each(bindparam("transports")))
-    first = (
-        select(func.min(c.id))
-        .where(c.transport.in_(names), c.partition_key.is_not(None))
-        .group_by(c.transport, c.partition_key)
-    )
+    is_ours = _is_in(c.transport, dialect)
+    first = select(func.min(c.id)).where(is_ours, c.partition_key.is_not(None)).group_by(c.transport, c.partition_key)
     new: dict[str, ColumnElement[object]] = {
         name: bindparam(f"new_{name}") for name in ("transport", *_NEW, "created_at", "due")
     }
+    returns_ids = dialect.name == "postgresql"
     offset: ColumnElement[int] = literal_column("0")  # else SQLite's dialect adds a parameter of its own
     statements: dict[str, ClauseElement] = {
-        "insert": insert(table).values(new),
+        "insert": insert(table).values(new).returning(c.id) if returns_ids else insert(table).values(new),
         "any_due": select(c.id)
-        .where(c.transport.in_(names), c.due <= bindparam("now"), c.partition_key.is_(None))
+        .where(is_ours, c.due <= bindparam("now"), c.partition_key.is_(None))
         .limit(literal_column("1"))
         .offset(offset),
         "due": select(*columns)
         .where(c.transport == bindparam("transport"), c.due <= bindparam("now"), c.partition_key.is_(None))
         .order_by(c.due, c.id)
         .limit(bindparam("limit"))
-        .offset(offset),
+        .offset(offset)
+        # Another process may be at it; where there is one writer, there is none.
+        .with_for_update(skip_locked=True),
         "first_of_each_key": select(*columns)
         .where(c.id.in_(first), c.due <= bindparam("now"))
         .order_by(c.id)
         .limit(bindparam("limit"))
         .offset(offset),
-        "put_off": update(table).where(c.id == bindparam("row")).values(due=bindparam("due"), tries=bindparam("tries")),
+        "put_off": update(table)
+        .where(c.id == bindparam("row"))
+        .values(due=bindparam("later"), tries=bindparam("counted")),
         "remove": delete(table).where(c.id == bindparam("row")),
         "transports": select(c.transport).distinct(),
     }
-    texts = {name: str(each.compile(dialect=DIALECT)) for name, each in statements.items()}
+    texts = {name: str(each.compile(dialect=dialect)) for name, each in statements.items()}
     create: list[ClauseElement] = [CreateTable(table, if_not_exists=True)]
     create += [CreateIndex(each, if_not_exists=True) for each in indexes]
-    return _Statements(set_up=tuple(str(each.compile(dialect=DIALECT)).strip() for each in create), **texts)
+    return _Statements(
+        set_up=tuple(str(each.compile(dialect=dialect)).strip() for each in create),
+        exists=table_exists(TABLE_NAME, dialect),
+        **texts,
+    )
 
 
-_SQL: Final = _compiled()
+def _is_in(transport: ColumnElement[str], dialect: Dialect) -> ColumnElement[bool]:
+    """Return the condition that a transport is in the JSON list ``transports``."""
+    if dialect.name == "sqlite":
+        names = select(literal_column("value", String)).select_from(func.json_each(bindparam("transports")))
+    else:
+        names = select(func.jsonb_array_elements_text(cast(bindparam("transports", type_=Text), postgresql.JSONB)))
+    return transport.in_(names)
 
 
 def _parameters(transport: str, outgoing: Outgoing, now: int, due: int) -> Mapping[str, object]:

@@ -34,9 +34,8 @@ class Store(Protocol):
         """Let go of what the store holds. Idempotent; from any thread. The next use opens it again."""
 
 
-@runtime_checkable
 class KnowsTheLiving(Protocol):
-    """A store that can tell whether the process behind a token lives, so that leases in it need no time."""
+    """What can tell whether the process behind a token lives, so that leases of it need no time."""
 
     def owner(self) -> str:
         """Return the token of this process: alive until the process ends, however it ends, or ``close``.
@@ -46,6 +45,15 @@ class KnowsTheLiving(Protocol):
 
     def is_alive(self, owner: str) -> bool:
         """Tell whether the process that got this token lives."""
+
+
+@runtime_checkable
+class HasLiving(Protocol):
+    """A store that may know the living: ``living`` tells, None: leases in it are times."""
+
+    @property
+    def living(self) -> KnowsTheLiving | None:
+        """What tells whether the process behind a token lives."""
 
 
 @runtime_checkable

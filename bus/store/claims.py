@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final
 
 from bus.errors import TransportError
-from bus.store.base import KnowsTheLiving, Store
+from bus.store.base import HasLiving, Store
 from bus.store.renewal import Renewal
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Claims:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._living = store if isinstance(store, KnowsTheLiving) else None
+        self._living = store.living if isinstance(store, HasLiving) else None
         self._renewal = Renewal(self.renew)
         self._left_over: dict[str, str] = {}
 

@@ -12,7 +12,7 @@ from bus.transports.base import SetsUp
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext
 
-_SQL: Final = ("doctrine", "sql", "sqlite")
+_SQL: Final = ("doctrine", "postgres", "postgresql", "sql", "sqlite")
 _REDIS: Final = ("redis", "rediss")
 SCHEMES: Final = (*_SQL, "memory", *_REDIS)
 _AUTO_SETUP: Final = "auto_setup"
@@ -29,8 +29,8 @@ class StoreFactory:
         ConfigurationError: there is no such store, or its options are wrong.
     """
 
-    def __init__(self, dsn: str, context: DriverContext) -> None:
-        self.dsn = _checked(dsn)
+    def __init__(self, dsn: str | Dsn, context: DriverContext) -> None:
+        self.dsn = _checked(Dsn.parse(dsn) if isinstance(dsn, str) else dsn)
         self._context = context
         self._lock = threading.Lock()
         self._store: Store | None = None
@@ -62,11 +62,12 @@ class StoreFactory:
             # What uses a store begins its keys with words of its own.
             return RedisStore(_without_prefix(self.dsn), prefix=self.dsn.query.get(_PREFIX, ""))
         from bus.store.sql import SqlStore
-        from bus.transports.sql.options import database_path
+        from bus.transports.sql.databases import open_database
+        from bus.transports.sql.options import database_dsn
 
-        path = database_path("The store", self.dsn, self._context)
+        database = open_database("The store", database_dsn("The store", self.dsn, self._context))
         auto_setup = self.dsn.query.get(_AUTO_SETUP, "true") == "true"
-        return SqlStore(path, auto_setup=auto_setup, clock=self._context.clock)
+        return SqlStore(database, auto_setup=auto_setup, clock=self._context.clock)
 
 
 class Stores:
@@ -105,8 +106,7 @@ class Stores:
             factory.close()
 
 
-def _checked(text: str) -> Dsn:
-    dsn = Dsn.parse(text)
+def _checked(dsn: Dsn) -> Dsn:
     if dsn.scheme not in SCHEMES:
         raise ConfigurationError(
             f'no store for "{dsn.scheme}://"; there are: {quoted(SCHEMES)}{did_you_mean(dsn.scheme, SCHEMES)}'
@@ -116,8 +116,12 @@ def _checked(text: str) -> Dsn:
 
         server_options("The store", _without_prefix(dsn))
         return dsn
-    valid = {_AUTO_SETUP} if dsn.scheme in _SQL else set()
-    unknown = sorted(dsn.query.keys() - valid)
+    valid, of_connection = set(), frozenset[str]()
+    if dsn.scheme in _SQL:
+        from bus.transports.sql.options import connection_parameters
+
+        valid, of_connection = {_AUTO_SETUP}, connection_parameters(dsn.scheme)
+    unknown = sorted(dsn.query.keys() - valid - of_connection)
     if unknown:
         raise ConfigurationError(f"unknown options of a store: {quoted(unknown)}; options are: {quoted(valid)}")
     if dsn.query.get(_AUTO_SETUP, "true") not in ("true", "false"):

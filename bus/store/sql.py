@@ -1,19 +1,19 @@
-"""A store in a table of a SQL database; SQLite in this version."""
+"""A store in a table of a SQL database."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
     ClauseElement,
     Column,
     ColumnElement,
+    Dialect,
     Index,
     MetaData,
     String,
@@ -26,20 +26,24 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bus.claim_locks import ClaimLocks, folder_of
 from bus.clock import Clock, SystemClock
 from bus.errors import AccessDeniedError, TransportError
 from bus.forking import forget_in_children
-from bus.transports.sql.connection import DIALECT, SqliteDatabase
+from bus.transports.sql.connection import SqliteDatabase
+from bus.transports.sql.database import Database
+from bus.transports.sql.databases import clock_of, database_at
+from bus.transports.sql.schema import table_exists
 from bus.unit import Transaction, transaction_on
 
 TABLE_NAME: Final = "messenger_store"
 
 # How long a step waits for other writers, in seconds: longer than a handler that writes should take.
 _PATIENCE: Final = 30.0
+_SERVERS_PATIENCE: Final = 5.0  # nobody waits for a writer there
 _BETWEEN_CLEANINGS: Final = 60.0  # seconds
 _CLEANED_AT_ONCE: Final = 1000
 
@@ -47,27 +51,34 @@ Parameters = Mapping[str, object]
 
 
 class SqlStore:
-    """Keeps values in the table ``messenger_store`` of a SQLite file. Thread-safe; connects when it is first used.
+    """Keeps values in the table ``messenger_store`` of a database. Thread-safe; connects when it is first used.
 
-    Within a handler's transaction on the same database every step is part of that transaction: its own connection
-    would wait for it. Leases in it are no times: the token of a process is alive as long as its file lock is held, so
-    that nothing has to be written to keep a claim. Waits up to 30 s for other writers.
+    Within a handler's transaction on the same database every step is part of that transaction. On SQLite, whose one
+    writer it may have to wait for (30 s), leases in it are no times: the token of a process is alive as long as its
+    file lock is held, so that nothing has to be written to keep a claim. On servers they end by the server's clock.
 
     Args:
-        path: the SQLite file.
+        database: a SQLite file, or a DSN such as ``postgresql://user@host/shop``.
         auto_setup: create the table when it is first used.
+        clock: tells the time where no server does.
+
+    Attributes:
+        living: who lives, where leases are no times.
     """
 
-    def __init__(self, path: str | Path, *, auto_setup: bool = True, clock: Clock | None = None) -> None:
+    def __init__(self, database: str | Path | Database, *, auto_setup: bool = True, clock: Clock | None = None) -> None:
         self._auto_setup = auto_setup
-        self._clock = clock or SystemClock()
-        self._database = SqliteDatabase(Path(path).absolute())
-        self._locks = ClaimLocks(folder_of(self._database.path))
+        self._database = database_at(database) if isinstance(database, str | Path) else database
+        self._clock = clock_of(self._database, clock or SystemClock())
+        self._sql = _statements(self._database.dialect)
+        self._patience = _PATIENCE if self._database.has_one_writer else _SERVERS_PATIENCE
+        self.living = (
+            LockedProcesses(folder_of(self._database.path)) if isinstance(self._database, SqliteDatabase) else None
+        )
         self._begin()
         forget_in_children(self)
 
     def _begin(self) -> None:
-        self._locking = threading.Lock()
         self._has_table = False
         self._next_cleaning = float("-inf")
 
@@ -76,36 +87,139 @@ class SqlStore:
     def put_if_absent(self, key: str, value: str, ttl: float | None = None) -> bool:
         """Store a value unless the key has one. A power failure may undo it, along with who put it there."""
         parameters = {"put_key": key, "new": value, "ends": self._end(ttl)}
-        return self._change(_SQL.put_if_absent, parameters, lasts=False)
+        return self._change(self._sql.put_if_absent, parameters, lasts=False)
 
     def swap(self, key: str, expected: str, value: str, ttl: float | None = None) -> bool:
         """Replace one value by another."""
-        return self._change(_SQL.swap, {"at": key, "expected": expected, "new": value, "ends": self._end(ttl)})
+        return self._change(self._sql.swap, {"at": key, "expected": expected, "new": value, "ends": self._end(ttl)})
 
     def delete_if(self, key: str, expected: str) -> bool:
         """Delete a value."""
-        return self._change(_SQL.delete_if, {"at": key, "expected": expected})
+        return self._change(self._sql.delete_if, {"at": key, "expected": expected})
 
     def get(self, key: str) -> str | None:
         """Return the value of a key, or None."""
 
-        def look(cursor: sqlite3.Cursor) -> str | None:
+        def look(cursor: Any) -> str | None:
             if not self._table_is_there(cursor):
                 return None
-            found = cursor.execute(_SQL.get, {"at": key, "now": self._now()}).fetchone()
+            cursor.execute(self._sql.get, {"at": key, "now": self._now()})
+            found = cursor.fetchone()
             return None if found is None else _text(found[0])
 
         joined = transaction_on(self._database.name)
         if joined is not None:
             return look(joined.cursor())
         # Looking creates no file where there is none.
-        return self._database.read(look) if self._database.path.exists() else None
+        return self._database.read(look) if self._database.exists() else None
 
     def joins(self, transaction: Transaction) -> bool:
         """Tell whether a transaction is on this database."""
         return transaction.database == self._database.name
 
-    # --- who lives ---
+    def close(self) -> None:
+        """Let go of the connections and of every claim. Idempotent; from any thread."""
+        if self.living is not None:
+            self.living.release()
+        self._database.close()
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, where no other thread runs."""
+        self._database.forget()
+        if self.living is not None:
+            self.living.forget()
+        self._begin()
+
+    # --- the database ---
+
+    def set_up(self) -> None:
+        """Create the table. Harmless when called again."""
+        self._database.alter(self._create, within=self._patience)
+
+    def check(self) -> Sequence[str]:
+        """Return what is missing, one sentence each. Creates nothing."""
+        if self._database.exists() and self._database.read(self._is_there):
+            return ()
+        return (f'there is no table "{TABLE_NAME}" in {self._database}',)
+
+    def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True) -> bool:
+        def change(cursor: Any) -> bool:
+            if self._database.has_one_writer:
+                self._prepare(cursor)
+            cursor.execute(statement, {**parameters, "now": self._now()})
+            changed: bool = cursor.rowcount == 1
+            return changed
+
+        if not self._database.has_one_writer:
+            self._prepare_apart()
+        joined = transaction_on(self._database.name)
+        if joined is not None:
+            return change(joined.cursor())
+        try:
+            changed = self._database.write(change, within=self._patience, lasts=lasts, single=True)
+        except TransportError:
+            self._has_table = False  # it may have been dropped
+            raise
+        self._has_table = True
+        return changed
+
+    def _prepare(self, cursor: Any) -> None:
+        """Create the table where it is missing, and remove values whose time is over, now and then."""
+        if not self._table_is_there(cursor):
+            self._must_set_up()
+            self._create(cursor)
+        if self._is_to_be_cleaned():
+            self._clean(cursor)
+
+    def _prepare_apart(self) -> None:
+        """Do the same on connections of its own: a server's other writers do not wait for them."""
+        if not self._has_table and not self._database.read(self._is_there):
+            self._must_set_up()
+            self.set_up()
+        self._has_table = True
+        if self._is_to_be_cleaned():
+            self._database.write(self._clean, within=self._patience, lasts=False, single=True)
+
+    def _must_set_up(self) -> None:
+        if not self._auto_setup:
+            raise AccessDeniedError(
+                f'{self._database} has no table "{TABLE_NAME}"; create it with "bus setup-transports", leave '
+                f"auto_setup on, or run: {'; '.join(self._sql.set_up)}"
+            )
+
+    def _is_to_be_cleaned(self) -> bool:
+        due = self._clock.monotonic() >= self._next_cleaning
+        if due:
+            self._next_cleaning = self._clock.monotonic() + _BETWEEN_CLEANINGS
+        return due
+
+    def _clean(self, cursor: Any) -> None:
+        cursor.execute(self._sql.clean, {"now": self._now(), "limit": _CLEANED_AT_ONCE})
+
+    def _create(self, cursor: Any) -> None:
+        for statement in self._sql.set_up:
+            cursor.execute(statement)
+
+    def _is_there(self, cursor: Any) -> bool:
+        cursor.execute(self._sql.exists)
+        return cursor.fetchone() is not None
+
+    def _table_is_there(self, cursor: Any) -> bool:
+        return self._has_table or self._is_there(cursor)
+
+    def _now(self) -> int:
+        return int(self._clock.now() * 1000)
+
+    def _end(self, ttl: float | None) -> int | None:
+        return None if ttl is None else self._now() + int(ttl * 1000)
+
+
+class LockedProcesses:
+    """Which processes live, told by the file locks that they hold. Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._locks = ClaimLocks(folder)
+        self._locking = threading.Lock()
 
     def owner(self) -> str:
         """Return the token of this process. It is alive as long as the process holds its file lock."""
@@ -119,67 +233,15 @@ class SqlStore:
         with self._locks.dead(owner) as dead:
             return not dead
 
-    def close(self) -> None:
-        """Let go of the connection and of every claim. Idempotent; from any thread."""
+    def release(self) -> None:
+        """Let this process's token go. Idempotent."""
         with self._locking:
             self._locks.release()
-        self._database.close()
 
     def forget(self) -> None:
         """Begin anew in a forked child, where no other thread runs."""
-        self._database.forget()
         self._locks.forget()
-        self._begin()
-
-    # --- the database ---
-
-    def set_up(self) -> None:
-        """Create the table. Harmless when called again."""
-        self._database.write(_create, within=_PATIENCE)
-
-    def check(self) -> Sequence[str]:
-        """Return what is missing, one sentence each. Creates nothing."""
-        if self._database.path.exists() and self._database.read(_is_there):
-            return ()
-        return (f'there is no table "{TABLE_NAME}" in {self._database}',)
-
-    def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True) -> bool:
-        def change(cursor: sqlite3.Cursor) -> bool:
-            self._prepare(cursor)
-            return cursor.execute(statement, {**parameters, "now": self._now()}).rowcount == 1
-
-        joined = transaction_on(self._database.name)
-        if joined is not None:
-            return change(joined.cursor())
-        try:
-            changed = self._database.write(change, within=_PATIENCE, lasts=lasts)
-        except TransportError:
-            self._has_table = False  # it may have been dropped
-            raise
-        self._has_table = True
-        return changed
-
-    def _prepare(self, cursor: sqlite3.Cursor) -> None:
-        """Create the table where it is missing, and remove values whose time is over, now and then."""
-        if not self._has_table and not self._table_is_there(cursor):
-            if not self._auto_setup:
-                raise AccessDeniedError(
-                    f'{self._database} has no table "{TABLE_NAME}"; create it with "bus setup-transports", leave '
-                    f"auto_setup on, or run: {'; '.join(_SQL.set_up)}"
-                )
-            _create(cursor)
-        if self._clock.monotonic() >= self._next_cleaning:
-            self._next_cleaning = self._clock.monotonic() + _BETWEEN_CLEANINGS
-            cursor.execute(_SQL.clean, {"now": self._now(), "limit": _CLEANED_AT_ONCE})
-
-    def _table_is_there(self, cursor: sqlite3.Cursor) -> bool:
-        return self._has_table or _is_there(cursor)
-
-    def _now(self) -> int:
-        return int(self._clock.now() * 1000)
-
-    def _end(self, ttl: float | None) -> int | None:
-        return None if ttl is None else self._now() + int(ttl * 1000)
+        self._locking = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +249,7 @@ class _Statements:
     """SQL texts with named parameters. ``now`` and ``ends`` are milliseconds since the epoch."""
 
     set_up: tuple[str, ...]
+    exists: str
     put_if_absent: str
     swap: str
     delete_if: str
@@ -194,7 +257,7 @@ class _Statements:
     clean: str
 
 
-def _compiled() -> _Statements:
+def _statements(dialect: Dialect) -> _Statements:
     table = Table(
         TABLE_NAME,
         MetaData(),
@@ -209,35 +272,33 @@ def _compiled() -> _Statements:
     here = table.c.key == bindparam("at")
     has_expected = (here, table.c.value == bindparam("expected"), lives)
     new: dict[str, ColumnElement[object]] = {"value": bindparam("new"), "expires_at": bindparam("ends")}
-    put = insert(table).values(key=bindparam("put_key"), **new)
     over = select(table.c.key).where(is_over).limit(bindparam("limit")).offset(literal_column("0"))
     statements: dict[str, ClauseElement] = {
-        "put_if_absent": put.on_conflict_do_update(
-            index_elements=[table.c.key],
-            set_={"value": put.excluded.value, "expires_at": put.excluded.expires_at},
-            where=is_over,
-        ),
+        "put_if_absent": _put_if_absent(table, is_over, dialect),
         "swap": update(table).where(*has_expected).values(new),
         "delete_if": delete(table).where(*has_expected),
         "get": select(table.c.value).where(here, lives),
         "clean": delete(table).where(table.c.key.in_(over)),
     }
-    texts = {name: str(each.compile(dialect=DIALECT)) for name, each in statements.items()}
+    texts = {name: str(each.compile(dialect=dialect)) for name, each in statements.items()}
     create = (CreateTable(table, if_not_exists=True), CreateIndex(index, if_not_exists=True))
-    return _Statements(set_up=tuple(str(each.compile(dialect=DIALECT)).strip() for each in create), **texts)
+    return _Statements(
+        set_up=tuple(str(each.compile(dialect=dialect)).strip() for each in create),
+        exists=table_exists(TABLE_NAME, dialect),
+        **texts,
+    )
 
 
-_SQL: Final = _compiled()
-
-
-def _create(cursor: sqlite3.Cursor) -> None:
-    for statement in _SQL.set_up:
-        cursor.execute(statement)
-
-
-def _is_there(cursor: sqlite3.Cursor) -> bool:
-    found = cursor.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (TABLE_NAME,))
-    return found.fetchone() is not None
+def _put_if_absent(table: Table, is_over: ColumnElement[bool], dialect: Dialect) -> ClauseElement:
+    """Return an INSERT that takes the place of a value whose time is over."""
+    put = (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table).values(
+        key=bindparam("put_key"), value=bindparam("new"), expires_at=bindparam("ends")
+    )
+    return put.on_conflict_do_update(
+        index_elements=[table.c.key],
+        set_={"value": put.excluded.value, "expires_at": put.excluded.expires_at},
+        where=is_over,
+    )
 
 
 def _text(value: bytes | str) -> str:

@@ -69,7 +69,7 @@ class DriverContext:
     connections: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    ownership: Callable[[str, str], Ownership] | None = None
+    ownership: Callable[[str | Dsn, str], Ownership] | None = None
 
 
 class DriverFactory(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from bus.errors import ConfigurationError
 from bus.transports.dsn import Dsn, options_from
@@ -38,7 +38,8 @@ def _ownership(subject: str, database: Dsn, options: SqlOptions, context: Driver
         if options.number_of_partitions:
             raise ConfigurationError(f"{subject}: partitions need a store beside the queue, and there is none")
         return None
-    if database.scheme != "sqlite":
-        return None
-    store = f"sqlite:///{quote(str(sqlite_path(subject, database)))}?auto_setup={str(options.auto_setup).lower()}"
-    return context.ownership(store, f"{options.table_name}:{options.queue_name}")
+    if database.scheme == "sqlite":
+        # Named by its whole path, so that it is one store, whichever way leads to it.
+        database = replace(database, path=f"/{sqlite_path(subject, database)}")
+    query = {**database.query, "auto_setup": str(options.auto_setup).lower()}
+    return context.ownership(replace(database, query=query), f"{options.table_name}:{options.queue_name}")

@@ -1,5 +1,7 @@
 """The table of messages: Symfony's columns, ours beside them, and what an existing table still lacks."""
 
+# ruff: noqa: S608 - names of tables are checked, plain ones
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -132,3 +134,14 @@ def statements_to_set_up(table: Table, layout: Layout | None, dialect: Dialect) 
 
 def _create_index(table: Table, dialect: Dialect) -> str:
     return str(CreateIndex(claim_index(table), if_not_exists=dialect.name != "mysql").compile(dialect=dialect))
+
+
+def table_exists(name: str, dialect: Dialect) -> str:
+    """Return the query that has a row if there is a table of this plain name."""
+    return {
+        "sqlite": f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{name}'",
+        "postgresql": f"SELECT 1 WHERE to_regclass('{name}') IS NOT NULL",
+    }.get(
+        dialect.name,
+        f"SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '{name}'",
+    )

@@ -16,6 +16,7 @@ from bus.store.base import Store
 from bus.store.claims import Claims
 from bus.testing.clock import FakeClock
 from bus.transports.base import Outgoing, Sent
+from bus.transports.sql.connection import SqliteDatabase
 
 
 class Broker:
@@ -70,7 +71,7 @@ def make(database: Path, broker: Broker, clock: FakeClock) -> Iterator[Make]:
     shared = MemoryStore(clock)
 
     def make(carrier: Broker = broker, store: Store = shared, name: str = "broker") -> Outbox:
-        outbox = Outbox(database, {name: carrier}, lambda: Claims(store), clock)
+        outbox = Outbox(SqliteDatabase(database), {name: carrier}, lambda: Claims(store), clock)
         outbox.start = lambda: None  # type: ignore[method-assign]  # the tests sweep themselves
         made.append(outbox)
         return outbox

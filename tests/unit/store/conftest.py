@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from bus import MemoryStore, RedisStore, SqlStore, Store
@@ -12,12 +13,16 @@ from tests.servers.redis import Keys
 
 
 class StoreClock(FakeClock):
-    """The clock of a store. A Redis counts by its own: what passes is taken off the times of its keys."""
+    """The clock of a store. A server counts by its own: what passes is taken off the times of its keys."""
 
     keys: Keys | None = None
+    postgres: str | None = None
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
+        if self.postgres is not None:
+            with psycopg.connect(self.postgres) as connection:
+                connection.execute("UPDATE messenger_store SET expires_at = expires_at - %s", (round(seconds * 1000),))
         if self.keys is None:
             return
         with closing(self.keys.client()) as client:
@@ -32,13 +37,17 @@ def clock() -> StoreClock:
     return StoreClock()
 
 
-@pytest.fixture(params=["memory", "sql", "redis"])
+@pytest.fixture(params=["memory", "sql", "postgresql", "redis"])
 def store(request: pytest.FixtureRequest, clock: StoreClock, tmp_path: Path) -> Iterator[Store]:
     made: Store
     if request.param == "memory":
         made = MemoryStore(clock)
     elif request.param == "sql":
         made = SqlStore(tmp_path / "bus.db", clock=clock)
+    elif request.param == "postgresql":
+        clock.postgres = request.getfixturevalue("postgres_dsn")
+        made = SqlStore(clock.postgres)
+        made.set_up()
     else:
         clock.keys = request.getfixturevalue("redis_keys")
         made = RedisStore(clock.keys.url, prefix=clock.keys.prefix)

@@ -86,16 +86,18 @@ def test_a_writer_that_is_in_the_way_is_waited_for_and_then_reported(
 
 def test_the_token_of_an_open_store_is_alive_for_others_and_that_of_a_closed_one_is_not(database: Path) -> None:
     first, second = SqlStore(database), SqlStore(database)
-    token = first.owner()
+    assert first.living is not None
+    assert second.living is not None
+    token = first.living.owner()
 
-    assert first.owner() == token
-    assert first.is_alive(token)
-    assert second.is_alive(token)
-    assert not second.is_alive("0" * 32)
+    assert first.living.owner() == token
+    assert first.living.is_alive(token)
+    assert second.living.is_alive(token)
+    assert not second.living.is_alive("0" * 32)
 
     first.close()
 
-    assert not second.is_alive(token)
-    assert first.owner() != token
+    assert not second.living.is_alive(token)
+    assert first.living.owner() != token
     first.close()
     second.close()

@@ -158,7 +158,7 @@ def test_a_store_in_memory_is_shared_with_nobody(tmp_path):
 
 def test_a_worker_does_without_a_store_that_cannot_be_made(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", "postgresql://localhost/shop")
+    monkeypatch.setenv("DATABASE_URL", "oracle://localhost/shop")
     config = MessengerConfig(transports={"async": TransportConfig(dsn="in-memory://")})
     with Messenger(config) as messenger:
         messenger.consume(["async"], WorkerOptions(stop_when_empty=True))

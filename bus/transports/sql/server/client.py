@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Dialect
 
+from bus.errors import TransportError
+
 
 class Fault(Enum):
     """What an error of the client library means.
@@ -27,11 +29,13 @@ class Client(Protocol):
     Attributes:
         name: which database it is; equal for every way to say it, and without a password.
         dialect: for which statements are compiled.
+        url: what SQLAlchemy calls the kind of database and its library.
         relaxes: there are connections whose commits do not wait for the disk.
     """
 
     name: str
     dialect: Dialect
+    url: str
     relaxes: bool
 
     @property
@@ -40,6 +44,15 @@ class Client(Protocol):
 
     def connect(self, *, lasts: bool = True) -> Any:
         """Return a new connection, ready for use; without ``lasts`` its commits do not wait for the disk."""
+
+    def connect_for_handlers(self) -> Any:
+        """Return a new connection with the server's own settings, on which a statement begins a transaction."""
+
+    def has_failed(self, connection: Any) -> bool:
+        """Tell whether a statement has failed and taken its transaction along, so that a commit would undo it."""
+
+    def lost(self, error: Exception) -> TransportError:
+        """Return our error for one at connecting or committing."""
 
     def is_usable(self, connection: Any) -> bool:
         """Tell whether an idle connection is still good, without asking the server."""

@@ -12,7 +12,13 @@ from typing import Any, Final
 from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
-from bus.errors import ConfigurationError, MissingExtraError
+from bus.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    ConnectionLostError,
+    MissingExtraError,
+    TransportError,
+)
 from bus.transports.dsn import Dsn
 from bus.transports.sql.server.client import Fault
 
@@ -72,6 +78,7 @@ class PostgresClient:
 
     errors = (psycopg.Error,)
     relaxes = True
+    url = "postgresql+psycopg://"
 
     def __init__(self, dsn: Dsn) -> None:
         """``dsn`` has several hosts where the primary server may change; the one that takes writes is used."""
@@ -101,6 +108,19 @@ class PostgresClient:
         connection: psycopg.Connection[Any] = psycopg.connect(autocommit=True, **self._arguments)  # type: ignore[arg-type]
         connection.execute(_SETTINGS if lasts else f"{_SETTINGS}; {_RELAXED}")
         return connection
+
+    def connect_for_handlers(self) -> psycopg.Connection[Any]:
+        """Return a new connection with the server's own settings, on which a statement begins a transaction."""
+        return psycopg.connect(**self._arguments)  # type: ignore[arg-type]
+
+    def has_failed(self, connection: psycopg.Connection[Any]) -> bool:
+        """Tell whether a statement has failed and taken its transaction along: a COMMIT would undo it, silently."""
+        return connection.info.transaction_status is TransactionStatus.INERROR
+
+    def lost(self, error: Exception) -> TransportError:
+        """Return our error for one at connecting or committing."""
+        denied = self.fault_of(error, connecting=True) is Fault.DENIED
+        return (AccessDeniedError if denied else ConnectionLostError)(f'database "{self.name}": {error}')
 
     def is_usable(self, connection: psycopg.Connection[Any]) -> bool:
         """Tell whether an idle connection is still good: a server has nothing to say on one, but that it ends."""
