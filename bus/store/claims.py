@@ -45,6 +45,11 @@ class Claims:
         self._renewal = Renewal(self.renew)
         self._left_over: dict[str, str] = {}
 
+    @property
+    def are_leases(self) -> bool:
+        """Whether claims are times that run out, and not bound to the life of a process."""
+        return self._living is None
+
     def token(self) -> str:
         """Return a new token for one claim. Raises TransportError where the store cannot keep it alive."""
         nonce = secrets.token_hex(8)

@@ -59,7 +59,14 @@ class Ownership:
 
     def close(self) -> None:
         """Let go of everything at once; it is free for others. Idempotent; from any thread."""
+        tokens, place = self._tokens, self._place
         self.forget()
+        if self._claims.are_leases:
+            # Closing the store ends no lease, and they would be renewed for ever.
+            for partition, token in tokens.items():
+                self._claims.release(self._partition_key(partition), token)
+            if place is not None:
+                self._claims.release(self._place_key(place[0]), place[1])
         self._store.close()
 
     def forget(self) -> None:

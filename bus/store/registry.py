@@ -116,12 +116,12 @@ def _checked(dsn: Dsn) -> Dsn:
 
         server_options("The store", _without_prefix(dsn))
         return dsn
-    valid, of_connection = set(), frozenset[str]()
-    if dsn.scheme in _SQL:
+    valid = {_AUTO_SETUP} if dsn.scheme in _SQL else set()
+    unknown = sorted(dsn.query.keys() - valid)
+    if unknown and dsn.scheme in _SQL:
         from bus.transports.sql.options import connection_parameters
 
-        valid, of_connection = {_AUTO_SETUP}, connection_parameters(dsn.scheme)
-    unknown = sorted(dsn.query.keys() - valid - of_connection)
+        unknown = [name for name in unknown if name not in connection_parameters(dsn.scheme)]
     if unknown:
         raise ConfigurationError(f"unknown options of a store: {quoted(unknown)}; options are: {quoted(valid)}")
     if dsn.query.get(_AUTO_SETUP, "true") not in ("true", "false"):

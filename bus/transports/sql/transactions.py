@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError
 
 from bus.errors import BusError, ConnectionLostError
 from bus.transports.dsn import Dsn
@@ -121,8 +120,11 @@ class ServerTransactions:
     def __init__(self, client: Client) -> None:
         self.database = client.name
         self._client = client
-        self.engine = create_engine(client.url, creator=client.connect_for_handlers, max_overflow=-1)
-        event.listen(self.engine, "checkout", self._check)
+        self.engine = create_engine(
+            client.url, creator=client.connect_for_handlers, max_overflow=-1, pool_pre_ping=True
+        )
+        # Looks at the connection instead of asking the server, which would be a round trip for each handler.
+        self.engine.dialect.do_ping = client.is_usable  # type: ignore[assignment,method-assign]
         event.listen(self.engine, "commit", _refuse)
 
     def connect(self) -> Connection:
@@ -150,10 +152,6 @@ class ServerTransactions:
     def roll_back(self, connection: Any) -> None:
         """Undo everything."""
         connection.rollback()
-
-    def _check(self, connection: Any, *_: object) -> None:
-        if not self._client.is_usable(connection):
-            raise DisconnectionError
 
 
 def _set_up(connection: sqlite3.Connection, _: object) -> None:
