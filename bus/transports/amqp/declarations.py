@@ -170,4 +170,9 @@ def as_configuration_error(error: TransportError) -> Exception:
 
 
 def _is_named(declaration: Declaration, text: str) -> bool:
-    return isinstance(declaration, DeclareExchange | DeclareQueue) and f"'{declaration.name}'" in text
+    match declaration:
+        case DeclareExchange():
+            return f"exchange '{declaration.name}'" in text
+        case DeclareQueue():
+            return f"queue '{declaration.name}'" in text
+    return False
