@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bus.errors import (
+    ConfigurationError,
     DelayedMessageHandlingError,
     HandlerFailedError,
     InProgressElsewhereError,
@@ -35,6 +36,22 @@ class RetryPolicy:
     multiplier: float = 2.0
     max_delay: int = 0
     jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_retries": (self.max_retries >= 0, "0 or more"),
+            "delay": (self.delay >= 0, "0 or more milliseconds"),
+            "multiplier": (self.multiplier >= 1, "1 or more"),
+            "max_delay": (self.max_delay >= 0, "0 or more milliseconds"),
+            "jitter": (0 <= self.jitter <= 1, "from 0 to 1"),
+        }
+        problems = [
+            f'The "{name}" of a retry policy is {getattr(self, name)}; it must be {valid}.'
+            for name, (is_valid, valid) in ranges.items()
+            if not is_valid
+        ]
+        if problems:
+            raise ConfigurationError(*problems)
 
     def should_retry(self, attempt: int) -> bool:
         """Tell whether a message that was retried ``attempt`` times is tried once more."""

@@ -78,6 +78,9 @@ def _names(config: MessengerConfig) -> Iterator[Problem]:
 
 
 def _imports(config: MessengerConfig, value_at: Callable[[str, str], str]) -> Iterator[Problem]:
+    if isinstance(config.imports, str):
+        yield "imports", f"expected a tuple of modules, such as ({shown(config.imports)},)"
+        return
     for position, name in enumerate(config.imports):
         path = _place("imports", position, config)
         if not _MODULE.fullmatch(name):
@@ -109,6 +112,8 @@ def _transports(config: MessengerConfig, value_at: Callable[[str, str], str]) ->
                 'expected a DSN, one line that begins with a scheme, such as "doctrine://default" or "sync://"',
             )
 
+        if transport.max_deliveries < 1:
+            yield below(below("transports", name), "max_deliveries"), "expected a whole number from 1"
         yield from _limiter_of(name, transport.rate_limiter, config, value_at)
 
 
@@ -192,6 +197,9 @@ def _routing(config: MessengerConfig, value_at: Callable[[str, str], str]) -> It
             yield path, 'a "*" stands alone or at the end of a namespace, as in "shop.events.*"'
         elif key.startswith("\\"):
             yield path, "leave out the backslash at the beginning"
+        if isinstance(senders, str):
+            yield path, f"expected a tuple of transports, such as ({shown(senders)},)"
+            continue
         # An empty list in the file was reported when it was read.
         if not senders and below(path, "senders") not in config.locations:
             yield path, "it names no transport"

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bus.envelope import Envelope
-from bus.errors import HandlerFailedError, RecoverableError, UnrecoverableError
+from bus.errors import ConfigurationError, HandlerFailedError, RecoverableError, UnrecoverableError
 from bus.retry import RetryPolicy, causes_of, delay_before_retry
 
 PLAIN = RetryPolicy(jitter=0)
@@ -11,6 +13,14 @@ PLAIN = RetryPolicy(jitter=0)
 
 def test_three_retries_are_four_attempts():
     assert [PLAIN.should_retry(attempt) for attempt in range(5)] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_retries": -1}, {"delay": -1}, {"multiplier": 0.5}, {"multiplier": math.nan}, {"jitter": 7}], ids=str
+)
+def test_a_policy_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match=f'"{next(iter(wrong))}" of a retry policy'):
+        RetryPolicy(**wrong)
 
 
 def test_the_wait_doubles_from_one_second():

@@ -102,6 +102,24 @@ def test_a_transport_and_its_failure_transport_are_not_the_same_queue(problems: 
 
 
 @pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (MessengerConfig(imports="shop"), ("imports", 'expected a tuple of modules, such as ("shop",)')),  # type: ignore[arg-type]
+        (
+            MessengerConfig(transports={"a": TransportConfig(dsn="in-memory://")}, routing={"*": "a"}),  # type: ignore[dict-item]
+            ("routing.*", 'expected a tuple of transports, such as ("a",)'),
+        ),
+        (
+            MessengerConfig(transports={"a": TransportConfig(dsn="in-memory://", max_deliveries=0)}),
+            ("transports.a.max_deliveries", "expected a whole number from 1"),
+        ),
+    ],
+)
+def test_what_only_python_can_say_wrongly_is_one_problem(config: MessengerConfig, problem: tuple[str, str]) -> None:
+    assert list(check(config)) == [problem]
+
+
+@pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
         ("sqlite:///a.db", "doctrine://files", True),
