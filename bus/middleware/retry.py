@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
 from bus.envelope import Envelope
@@ -9,6 +10,8 @@ from bus.errors import HandlerFailedError
 from bus.middleware.base import CallNext
 from bus.retry import RetryStrategy, delay_before_retry, is_in_progress_elsewhere
 from bus.stamps import PostponeDecisionStamp, ReceivedStamp, RedeliveryStamp, RetryDecisionStamp
+
+logger = logging.getLogger(__name__)
 
 
 class RetryMiddleware:
@@ -36,7 +39,15 @@ class RetryMiddleware:
                 raise
             redelivery = envelope.last(RedeliveryStamp)
             attempt = redelivery.retry_count if redelivery is not None else 0
-            delay = delay_before_retry(self._strategies[received.transport_name], error, attempt)
+            delay = self._delay(received.transport_name, error, attempt)
             if delay is None:
                 raise
             return attempted.with_(RetryDecisionStamp(delay, error))
+
+    def _delay(self, transport: str, error: BaseException, attempt: int) -> int | None:
+        try:
+            return delay_before_retry(self._strategies[transport], error, attempt)
+        except Exception:
+            # Raised, it would hide the error of the handlers, and with it which of them have succeeded.
+            logger.exception('The retry strategy of transport "%s" failed; the message is not tried again', transport)
+            return None

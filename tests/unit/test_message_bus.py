@@ -667,3 +667,40 @@ def test_a_transport_that_cannot_be_closed_keeps_no_other_from_it(monkeypatch):
     with pytest.raises(ConnectionLostError):
         bus.close()
     assert sorted(closed) == ["a", "b", "c"]
+
+
+class BrokenStrategy:
+    def should_retry(self, attempt: int) -> bool:
+        raise LookupError("no such table of delays")
+
+    def get_delay(self, attempt: int) -> int:
+        return 0
+
+
+def test_a_retry_strategy_that_fails_hides_neither_the_error_nor_who_succeeded():
+    succeeding, failing = Recorder(), Recorder()
+    failing.error = ValueError("not now")
+
+    def succeed(event: Placed, envelope: Envelope) -> None:
+        succeeding(event, envelope)
+
+    def fail(event: Placed, envelope: Envelope) -> None:
+        failing(event, envelope)
+
+    config = MessengerConfig(
+        transports={
+            "queue": TransportConfig(dsn="in-memory://", retry_service=f"{__name__}:BrokenStrategy"),
+            "failed": TransportConfig(dsn="in-memory://"),
+        },
+        failure_transport="failed",
+        routing={f"{__name__}.Placed": ("queue",)},
+    )
+    with Messenger(config, handlers=[succeed, fail]) as messenger:
+        messenger.dispatch(Placed("1"))
+        messenger.worker(["queue"], WorkerOptions(stop_when_empty=True)).run()
+        (given_up,) = messenger.failed().list()
+        handled = given_up.envelope.last(HandledStamp)
+
+    assert given_up.errors[-1].exception_message == "not now"
+    assert handled is not None
+    assert handled.handler_name.endswith("succeed")
