@@ -80,6 +80,7 @@ class _Builder:
         self._stop_at_problems()
         assert stores is not None
         outboxes = Outboxes(context, stores)
+        context = replace(context, store=lambda: stores.of(None))
         transports = self._transports(found, types, context, outboxes)
         self._limit_rates(transports, stores)
         given_up_to = {name: self._config.failure_transport_of(name) for name in self._config.transports}

@@ -15,6 +15,7 @@ from bus.transports.base import Driver
 from bus.transports.dsn import Dsn
 
 if TYPE_CHECKING:
+    from bus.store.base import Store
     from bus.store.ownership import Ownership
 
 ENTRY_POINT_GROUP: Final = "bus.transports"
@@ -63,13 +64,15 @@ class DriverContext:
     """What a driver may need besides its own DSN and options.
 
     ``connections`` maps a name to a database URL. ``clock`` tells due times where no server does. ``ownership``
-    makes what keeps the owners of a queue's partitions, from the DSN of a store and the name of the queue.
+    makes what keeps the owners of a queue's partitions, from the DSN of a store and the name of the queue. ``store``
+    returns the shared store.
     """
 
     connections: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     ownership: Callable[[str | Dsn, str], Ownership] | None = None
+    store: Callable[[], Store] | None = None
 
 
 class DriverFactory(Protocol):

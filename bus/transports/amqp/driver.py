@@ -14,11 +14,12 @@ from bus.errors import ConfigurationError, SendRefused, TransportError, did_you_
 from bus.forking import forget_in_children
 from bus.transports.amqp.claims import AmqpClaim
 from bus.transports.amqp.connection import Properties, Server
-from bus.transports.amqp.consumer import Consumer
+from bus.transports.amqp.consumer import Consumer, claims_of
+from bus.transports.amqp.crash_counts import CrashCounts
 from bus.transports.amqp.delays import LONGEST_HOP, USUAL_WAITS, DelayQueue, delay_queue, first_hop, retry_queue
-from bus.transports.amqp.looking import Looking, id_of
+from bus.transports.amqp.looking import Looking
 from bus.transports.amqp.options import AmqpOptions, read_options
-from bus.transports.amqp.properties import headers_of, written, written_again
+from bus.transports.amqp.properties import headers_of, identity_of, written, written_again
 from bus.transports.amqp.publisher import Publication, Publisher
 from bus.transports.amqp.reader import QueueReader, Received, deliveries_of
 from bus.transports.amqp.topology import PARKED_SUFFIX, ReadableQueue
@@ -46,7 +47,7 @@ _CLOSING: Final = 2.0  # seconds that giving back, and closing a connection, get
 def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> AmqpDriver:
     """Build the driver of an ``amqp://`` or ``amqps://`` transport."""
     checked = read_options(name, dsn, options)
-    return AmqpDriver(name, Server.of(name, dsn, checked), checked, context.clock)
+    return AmqpDriver(name, Server.of(name, dsn, checked), checked, context.clock, CrashCounts(context.store))
 
 
 class AmqpDriver:
@@ -55,13 +56,16 @@ class AmqpDriver:
     Publishing and consuming have a connection and a thread each, begun when first used, and again after ``close``.
     """
 
-    def __init__(self, name: str, server: Server, options: AmqpOptions, clock: Clock) -> None:
+    def __init__(
+        self, name: str, server: Server, options: AmqpOptions, clock: Clock, crash_counts: CrashCounts
+    ) -> None:
         self._name = name
         self._options = options
         self._clock = clock
         self._topology = options.topology
         self._publisher = Publisher(server, self._topology, auto_setup=options.auto_setup, name=name)
         self._consumer = Consumer(server, self._topology, self._publisher, auto_setup=options.auto_setup, name=name)
+        self._crash_counts = crash_counts
         self._looking = Looking(server, self._topology, name)
         self._begin()
         forget_in_children(self)
@@ -199,7 +203,7 @@ class AmqpDriver:
                 continue
             buffer = reader.buffer
             while buffer and len(deliveries) < limit:
-                if deliveries_of(buffer[0]) > 1:
+                if _may_have_killed(reader, buffer[0]):
                     return deliveries or self._take_alone(reader, buffer)
                 deliveries.append(reader.hand_out(buffer.popleft(), 1))
         return deliveries
@@ -212,8 +216,10 @@ class AmqpDriver:
             return []
         if not reader.buffer or reader.buffer[0] is not suspect:
             return []
+        partitioned = reader.queue.partition is not None
+        count = self._crash_counts.count(reader, suspect) if partitioned else deliveries_of(suspect)
         reader.buffer.popleft()
-        delivery = reader.hand_out(suspect, deliveries_of(suspect))
+        delivery = reader.hand_out(suspect, count)
         self._suspect = delivery.claim
         return [delivery]
 
@@ -249,6 +255,7 @@ class AmqpDriver:
                     except SendRefused as error:
                         refused.append(error)
         self._consumer.settle(acks, rejects)
+        self._crash_counts.forget([*acks, *rejects])
         failed = refused + (self._settle_by_copies(copies, acks) if copies else [])
         self._see_to_it_before_a_suspect()
         if failed:
@@ -276,6 +283,7 @@ class AmqpDriver:
             return [error]
         stored = [claim for (claim, _), result in zip(copies, results, strict=True) if isinstance(result, Sent)]
         self._consumer.settle(stored)
+        self._crash_counts.forget(stored)
         acks += stored
         return [result for result in results if isinstance(result, TransportError)]
 
@@ -291,7 +299,9 @@ class AmqpDriver:
     def close(self) -> None:
         """Give back what was not begun, let go of every claim and of both connections."""
         with self._getting:
+            held = [claim for claim in claims_of(self._readers()) if claim.partition is not None]
             self._consumer.stop(_CLOSING)
+            self._crash_counts.give_back([claim for claim in held if not claim.begun])
             self._publisher.close(_CLOSING)
             self._carried_out.clear()
         with self._asking:
@@ -354,5 +364,12 @@ class AmqpDriver:
         return queues
 
 
+def _may_have_killed(reader: QueueReader, received: Received) -> bool:
+    """Tell whether a message was delivered before and not settled, and is to be handled alone."""
+    if reader.queue.partition is not None:
+        return bool(received[0].redelivered)
+    return deliveries_of(received) > 1
+
+
 def _peeked(received: Received, state: str) -> Peeked:
-    return Peeked(id_of(received), received[2], headers_of(received[1]), state)
+    return Peeked(identity_of(received[1], received[2]), received[2], headers_of(received[1]), state)

@@ -6,7 +6,6 @@ its place. It counts as delivered before then, so whoever consumes it next handl
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +14,7 @@ from bus.errors import ConnectionLostError, TransportError
 from bus.transports.amqp.channel import Channel
 from bus.transports.amqp.claims import AmqpClaim
 from bus.transports.amqp.connection import BrokerConnection, Server
-from bus.transports.amqp.properties import headers_of
+from bus.transports.amqp.properties import headers_of, identity_of
 from bus.transports.amqp.reader import QueueReader, Received, deliveries_of
 from bus.transports.amqp.session import Answer, Session
 from bus.transports.amqp.topology import PARKED_SUFFIX, ReadableQueue, Topology
@@ -126,8 +125,7 @@ class Looking:
                     )
                     channel.close()
                     return
-                received = (method, properties, body)
-                page.add([Peeked(id_of(received), body, headers_of(properties), place.state)])
+                page.add([Peeked(identity_of(properties, body), body, headers_of(properties), place.state)])
                 if page.full:
                     finish()
                 else:
@@ -146,13 +144,13 @@ class Looking:
             others: list[int] = []
 
             def got(_: object, method: Any, properties: Any, body: bytes) -> None:
-                received = (method, properties, body)
-                if id_of(received) != transport_id:
+                if identity_of(properties, body) != transport_id:
                     others.append(method.delivery_tag)
                     channel.get(place.queue, got, channel_done)
                     return
                 for tag in others:
                     channel.give_back(tag)
+                received = (method, properties, body)
                 reader = _TakenMessage(place.belongs_to, self._session.connection)
                 self._taken.append(reader)
                 answer.give(reader.take_over(channel, received, deliveries_of(received)))
@@ -235,14 +233,6 @@ class _ExpectsNothing:
 
 class _NowhereError(TransportError):
     """The message is not in this queue."""
-
-
-def id_of(received: Received) -> str:
-    """Return what names a message: its message id, else what it consists of."""
-    _, properties, body = received
-    if properties.message_id is not None:
-        return str(properties.message_id)
-    return hashlib.sha1(repr(headers_of(properties)).encode() + body, usedforsecurity=False).hexdigest()
 
 
 def _nothing_where_missing(code: int, text: str, answer: Answer[None]) -> None:

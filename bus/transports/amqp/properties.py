@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -103,6 +104,13 @@ def headers_of(properties: Properties) -> dict[str, str]:
     if properties.content_type is not None and names.CONTENT_TYPE not in headers:
         headers[names.CONTENT_TYPE] = properties.content_type
     return headers
+
+
+def identity_of(properties: Properties, body: bytes) -> str:
+    """Return what names a message: its message id, else what it consists of."""
+    if properties.message_id is not None:
+        return str(properties.message_id)
+    return hashlib.sha1(repr(headers_of(properties)).encode() + body, usedforsecurity=False).hexdigest()
 
 
 def number_in(properties: Properties, header: str) -> int:

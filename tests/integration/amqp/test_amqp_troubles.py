@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
 
-from bus import Envelope, message
+from bus import Envelope, MemoryStore, message
 from bus.errors import ConnectionLostError
 from bus.testing.conformance.traffic import bodies, outgoing, receive
 from bus.transports.amqp.driver import AmqpDriver
-from bus.transports.base import Ack
+from bus.transports.base import Ack, Driver
 from bus.transports.registry import DriverContext, create_driver
 from tests.integration.amqp.conftest import MakesMessengers, consume_all, eventually, working
 from tests.servers.foreign_rabbitmq import ForeignRabbitMq
@@ -158,6 +158,40 @@ def test_giving_back_twenty_times_condemns_nothing(open_driver: Callable[..., Am
         driver.close()
 
     assert sorted(bodies(receive(driver, 10))) == [str(number).encode() for number in range(10)]
+
+
+def test_in_partitions_the_count_stands_in_the_store_and_the_order_stays(amqp_dsn: str, broker: RabbitMq) -> None:
+    store = MemoryStore()
+    context = DriverContext(store=lambda: store)
+    drivers: list[Driver] = []
+
+    def opened() -> Driver:
+        drivers.append(create_driver("async", f"{amqp_dsn}/orders", {"partitions": 1}, context))
+        return drivers[-1]
+
+    sent = [b"killer", b"one", b"two"]
+    opened().send([replace(outgoing(body), partition_key="k") for body in sent])
+    for expected in (1, 2, 3):
+        first = receive(opened(), 1, limit=1)[0]
+        assert (first.body, first.claim.deliveries) == (b"killer", expected)
+        assert first.claim.begin()
+        broker.close_all_connections()  # as when a process dies: nothing is given back
+    for _ in range(3):
+        driver = opened()
+        claim = receive(driver, 1, limit=1)[0].claim
+        assert claim.deliveries == 4
+        driver.close()
+
+    driver = opened()
+    received = []
+    for _ in sent:
+        received += receive(driver, 1, limit=1)
+        driver.settle([Ack(received[-1].claim)])
+
+    assert bodies(received) == sent
+    assert [each.claim.deliveries for each in received] == [4, 2, 2]
+    for each in drivers:
+        each.close()
 
 
 def test_failed_messages_can_be_shown_retried_and_removed(make_messenger: MakesMessengers) -> None:
