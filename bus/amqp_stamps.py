@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bus.errors import EncodingError
 from bus.stamps import NonSendableStamp
 
 
@@ -18,6 +20,20 @@ class AmqpStamp(NonSendableStamp):
 
     routing_key: str | None = None
     attributes: Mapping[str, object] = field(default_factory=dict)
+
+
+def as_text(stamp: AmqpStamp) -> str:
+    """Return an AmqpStamp as text for an outbox. Raises EncodingError where an attribute has no JSON form."""
+    try:
+        return json.dumps([stamp.routing_key, dict(stamp.attributes)])
+    except (TypeError, ValueError) as error:
+        raise EncodingError(f"An AmqpStamp cannot be kept in an outbox: {error}.") from error
+
+
+def from_text(text: str) -> AmqpStamp:
+    """Return the AmqpStamp that ``as_text`` wrote."""
+    routing_key, attributes = json.loads(text)
+    return AmqpStamp(routing_key, attributes)
 
 
 @dataclass(frozen=True, slots=True)

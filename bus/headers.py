@@ -25,6 +25,8 @@ POSTPONED: Final = "X-Bus-Postponed"
 DELIVERIES: Final = "X-Bus-Deliveries"
 DELAY_REST: Final = "X-Bus-Delay-Rest"
 WRAPPED: Final = "X-Bus-Wrapped"
+# In the rows of an outbox only: how a transport is to send the message.
+AMQP: Final = "X-Bus-Amqp"
 BODY_ENCODING: Final = "X-Bus-Body-Encoding"
 RAW_HEADERS: Final = "X-Bus-Raw-Headers"
 USER_STAMP_PREFIX: Final = "X-Bus-Stamp-"

@@ -32,6 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from bus import headers as header_names
+from bus.amqp_stamps import AmqpStamp, as_text, from_text
 from bus.transports.base import Outgoing
 from bus.transports.sql.schema import table_exists
 
@@ -213,7 +215,7 @@ def _parameters(transport: str, outgoing: Outgoing, now: int, due: int) -> Mappi
         "new_transport": transport,
         "new_message_id": outgoing.message_id,
         "new_body": outgoing.body,
-        "new_headers": json.dumps(dict(outgoing.headers)),
+        "new_headers": json.dumps(_with_native(outgoing)),
         "new_delay_ms": outgoing.delay_ms,
         "new_origin": outgoing.origin,
         "new_attempt": outgoing.attempt,
@@ -224,17 +226,26 @@ def _parameters(transport: str, outgoing: Outgoing, now: int, due: int) -> Mappi
     }
 
 
+def _with_native(outgoing: Outgoing) -> Mapping[str, str]:
+    """Return the headers, and among them what says how RabbitMQ is to get the message."""
+    stamp = outgoing.native
+    return {**outgoing.headers, **({header_names.AMQP: as_text(stamp)} if isinstance(stamp, AmqpStamp) else {})}
+
+
 def _waiting(row: Sequence[bytes | str | int | None]) -> Waiting:
     number, transport, message_id, body, headers, delay, origin, attempt, priority, key, created, due, tries = row
+    fields = json.loads(_text(headers))
+    native = fields.pop(header_names.AMQP, None)
     outgoing = Outgoing(
         _text(message_id),
         bytes(body) if isinstance(body, bytes) else _text(body).encode(),
-        json.loads(_text(headers)),
+        fields,
         _number(delay),
         None if origin is None else _text(origin),
         _number(attempt),
         _number(priority),
         None if key is None else _text(key),
+        from_text(native) if native is not None else None,
     )
     return Waiting(_number(number), _text(transport), outgoing, _number(created), _number(due), _number(tries))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bus import MemoryStore, SendRefused, SendUnknown, TransportError
+from bus import AmqpStamp, MemoryStore, SendRefused, SendUnknown, TransportError
 from bus.outbox.relay import Outbox
 from bus.store.base import Store
 from bus.store.claims import Claims
@@ -115,6 +115,18 @@ def test_a_message_comes_out_as_it_went_in(make: Make, database: Path, broker: B
     outbox.sweep()
 
     assert broker.got == [given]
+
+
+def test_what_says_how_rabbitmq_gets_a_message_is_kept_too(
+    make: Make, database: Path, broker: Broker, clock: FakeClock
+) -> None:
+    sent = message(1, native=AmqpStamp("order.eu", {"app_id": "shop", "headers": {"x-own": "v"}}))
+    write(database, make(), sent)
+    clock.advance(60)
+
+    make().sweep()
+
+    assert broker.got == [sent]
 
 
 def test_a_sweep_leaves_fresh_rows_to_their_writer(
