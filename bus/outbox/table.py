@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bus import headers as header_names
@@ -75,6 +75,8 @@ class OutboxTable:
 
     def set_up(self, cursor: Any) -> None:
         """Create the table. Harmless when it is there."""
+        if self.is_there(cursor):
+            return
         for statement in self._sql.set_up:
             cursor.execute(statement)
 
@@ -135,17 +137,19 @@ def _table() -> Table:
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         Column("transport", String(190), nullable=False),
         Column("message_id", String(255), nullable=False),
-        Column("body", LargeBinary, nullable=False),
-        Column("headers", Text, nullable=False),
+        Column("body", LargeBinary().with_variant(mysql.LONGBLOB(), "mysql"), nullable=False),
+        Column("headers", Text().with_variant(mysql.LONGTEXT(), "mysql"), nullable=False),
         Column("delay_ms", BigInteger, nullable=False),
         Column("origin", String(255)),
         Column("attempt", Integer, nullable=False),
         Column("priority", Integer, nullable=False),
-        Column("partition_key", String(255)),
+        Column("partition_key", String(255).with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), "mysql")),
         Column("created_at", BigInteger, nullable=False),
         Column("due", BigInteger, nullable=False),
         Column("tries", Integer, nullable=False, server_default="0"),
         sqlite_autoincrement=True,
+        mysql_charset="utf8mb4",
+        mysql_engine="InnoDB",
     )
 
 
@@ -193,7 +197,7 @@ def _statements(dialect: Dialect) -> _Statements:
     }
     texts = {name: str(each.compile(dialect=dialect)) for name, each in statements.items()}
     create: list[ClauseElement] = [CreateTable(table, if_not_exists=True)]
-    create += [CreateIndex(each, if_not_exists=True) for each in indexes]
+    create += [CreateIndex(each, if_not_exists=dialect.name != "mysql") for each in indexes]
     return _Statements(
         set_up=tuple(str(each.compile(dialect=dialect)).strip() for each in create),
         exists=table_exists(TABLE_NAME, dialect),
@@ -203,6 +207,8 @@ def _statements(dialect: Dialect) -> _Statements:
 
 def _is_in(transport: ColumnElement[str], dialect: Dialect) -> ColumnElement[bool]:
     """Return the condition that a transport is in the JSON list ``transports``."""
+    if dialect.name == "mysql":
+        return func.json_contains(bindparam("transports"), func.json_quote(transport)) == literal_column("1")
     if dialect.name == "sqlite":
         names = select(literal_column("value", String)).select_from(func.json_each(bindparam("transports")))
     else:

@@ -12,7 +12,7 @@ from bus.transports.base import SetsUp
 from bus.transports.dsn import Dsn
 from bus.transports.registry import DriverContext
 
-_SQL: Final = ("doctrine", "postgres", "postgresql", "sql", "sqlite")
+_SQL: Final = ("doctrine", "mariadb", "mysql", "postgres", "postgresql", "sql", "sqlite")
 _REDIS: Final = ("redis", "rediss")
 SCHEMES: Final = (*_SQL, "memory", *_REDIS)
 _AUTO_SETUP: Final = "auto_setup"

@@ -26,7 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from bus.claim_locks import ClaimLocks, folder_of
@@ -87,7 +87,8 @@ class SqlStore:
     def put_if_absent(self, key: str, value: str, ttl: float | None = None) -> bool:
         """Store a value unless the key has one. A power failure may undo it, along with who put it there."""
         parameters = {"put_key": key, "new": value, "ends": self._end(ttl)}
-        return self._change(self._sql.put_if_absent, parameters, lasts=False)
+        first = self._sql.forget if self._database.dialect.name == "mysql" else None
+        return self._change(self._sql.put_if_absent, parameters, lasts=False, first=first)
 
     def swap(self, key: str, expected: str, value: str, ttl: float | None = None) -> bool:
         """Replace one value by another."""
@@ -142,10 +143,12 @@ class SqlStore:
             return ()
         return (f'there is no table "{TABLE_NAME}" in {self._database}',)
 
-    def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True) -> bool:
+    def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True, first: str | None = None) -> bool:
         def change(cursor: Any) -> bool:
             if self._database.has_one_writer:
                 self._prepare(cursor)
+            if first is not None:
+                cursor.execute(first, {**parameters, "now": self._now()})
             cursor.execute(statement, {**parameters, "now": self._now()})
             changed: bool = cursor.rowcount == 1
             return changed
@@ -156,7 +159,7 @@ class SqlStore:
         if joined is not None:
             return change(joined.cursor())
         try:
-            changed = self._database.write(change, within=self._patience, lasts=lasts, single=True)
+            changed = self._database.write(change, within=self._patience, lasts=lasts, single=first is None)
         except TransportError:
             self._has_table = False  # it may have been dropped
             raise
@@ -197,6 +200,8 @@ class SqlStore:
         cursor.execute(self._sql.clean, {"now": self._now(), "limit": _CLEANED_AT_ONCE})
 
     def _create(self, cursor: Any) -> None:
+        if self._is_there(cursor):
+            return
         for statement in self._sql.set_up:
             cursor.execute(statement)
 
@@ -250,6 +255,7 @@ class _Statements:
 
     set_up: tuple[str, ...]
     exists: str
+    forget: str
     put_if_absent: str
     swap: str
     delete_if: str
@@ -262,9 +268,11 @@ def _statements(dialect: Dialect) -> _Statements:
         TABLE_NAME,
         MetaData(),
         # As wide as every database can index it.
-        Column("key", String(255), primary_key=True),
-        Column("value", Text, nullable=False),
+        Column("key", String(255).with_variant(mysql.VARCHAR(255, collation="utf8mb4_bin"), "mysql"), primary_key=True),
+        Column("value", Text().with_variant(mysql.TEXT(collation="utf8mb4_bin"), "mysql"), nullable=False),
         Column("expires_at", BigInteger),
+        mysql_charset="utf8mb4",
+        mysql_engine="InnoDB",
     )
     index = Index(f"{TABLE_NAME}_expires_at", table.c.expires_at)
     is_over = table.c.expires_at <= bindparam("now")
@@ -273,7 +281,10 @@ def _statements(dialect: Dialect) -> _Statements:
     has_expected = (here, table.c.value == bindparam("expected"), lives)
     new: dict[str, ColumnElement[object]] = {"value": bindparam("new"), "expires_at": bindparam("ends")}
     over = select(table.c.key).where(is_over).limit(bindparam("limit")).offset(literal_column("0"))
+    if dialect.name == "mysql":  # it does not look into the table that it deletes from, but at what it found there
+        over = select(over.subquery().c.key)
     statements: dict[str, ClauseElement] = {
+        "forget": delete(table).where(table.c.key == bindparam("put_key"), is_over),
         "put_if_absent": _put_if_absent(table, is_over, dialect),
         "swap": update(table).where(*has_expected).values(new),
         "delete_if": delete(table).where(*has_expected),
@@ -281,7 +292,7 @@ def _statements(dialect: Dialect) -> _Statements:
         "clean": delete(table).where(table.c.key.in_(over)),
     }
     texts = {name: str(each.compile(dialect=dialect)) for name, each in statements.items()}
-    create = (CreateTable(table, if_not_exists=True), CreateIndex(index, if_not_exists=True))
+    create = (CreateTable(table, if_not_exists=True), CreateIndex(index, if_not_exists=dialect.name != "mysql"))
     return _Statements(
         set_up=tuple(str(each.compile(dialect=dialect)).strip() for each in create),
         exists=table_exists(TABLE_NAME, dialect),
@@ -290,7 +301,13 @@ def _statements(dialect: Dialect) -> _Statements:
 
 
 def _put_if_absent(table: Table, is_over: ColumnElement[bool], dialect: Dialect) -> ClauseElement:
-    """Return an INSERT that takes the place of a value whose time is over."""
+    """Return an INSERT that takes the place of a value whose time is over; in MySQL that is deleted before."""
+    if dialect.name == "mysql":
+        return (
+            mysql.insert(table)
+            .prefix_with("IGNORE")
+            .values(key=bindparam("put_key"), value=bindparam("new"), expires_at=bindparam("ends"))
+        )
     put = (postgresql.insert if dialect.name == "postgresql" else sqlite.insert)(table).values(
         key=bindparam("put_key"), value=bindparam("new"), expires_at=bindparam("ends")
     )

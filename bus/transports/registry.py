@@ -25,6 +25,8 @@ _FACTORIES: Final[Mapping[str, str]] = {
     "amqps": "bus.transports.amqp.driver:create",
     "doctrine": "bus.transports.sql:create",
     "in-memory": "bus.transports.memory:create",
+    "mariadb": "bus.transports.sql:create",
+    "mysql": "bus.transports.sql:create",
     "postgres": "bus.transports.sql:create",
     "postgresql": "bus.transports.sql:create",
     "redis": "bus.transports.redis:create",
@@ -53,8 +55,6 @@ _NOT_IN_THIS_VERSION: Final = frozenset(
         "dramatiq+redis",
         "dramatiq+rediss",
         "kafka",
-        "mariadb",
-        "mysql",
     }
 )
 

@@ -31,6 +31,10 @@ def open_database(subject: str, dsn: Dsn) -> Database:
 
 def client_of(dsn: Dsn) -> Client:
     """Return what connects to the server of a DSN."""
+    if dsn.scheme == "mysql":
+        from bus.transports.sql.server.mysql import MysqlClient
+
+        return MysqlClient(dsn)
     from bus.transports.sql.server.postgresql import PostgresClient
 
     return PostgresClient(dsn)

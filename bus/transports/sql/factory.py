@@ -26,6 +26,13 @@ def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverCo
         from bus.transports.sql.sqlite_driver import SqliteDriver
 
         return SqliteDriver(sqlite_path(subject, database), checked, context.clock, ownership)
+    if database.scheme == "mysql":
+        from bus.transports.sql.server.database import ServerDatabase
+        from bus.transports.sql.server.driver import ServerDriver
+        from bus.transports.sql.server.mysql import MysqlClient
+        from bus.transports.sql.server.mysql_table import MysqlTable
+
+        return ServerDriver(ServerDatabase(MysqlClient(database)), MysqlTable, checked, context.clock, ownership)
     from bus.transports.sql.server.postgresql import PostgresClient
     from bus.transports.sql.server.postgresql_driver import PostgresDriver
 

@@ -19,13 +19,18 @@ EMBEDDED_DATABASE: Final = "sqlite:///var/bus.db"
 
 # Scheme -> kind of database.
 KINDS: Final[Mapping[str, str]] = {
+    "mariadb": "mysql",
+    "mysql": "mysql",
     "postgres": "postgresql",
     "postgresql": "postgresql",
     "sqlite": "sqlite",
 }
 _NAMING_A_CONNECTION: Final = frozenset({"doctrine", "sql"})
-# What may be said of a connection in a DSN, under the names of libpq.
+# What may be said of a connection in a DSN, under the names of libpq and PyMySQL.
 _PARAMETERS: Final[Mapping[str, frozenset[str]]] = {
+    "mysql": frozenset(
+        {"connect_timeout", "ssl_ca", "ssl_cert", "ssl_disabled", "ssl_key", "ssl_verify_cert", "ssl_verify_identity"}
+    ),
     "postgresql": frozenset(
         {
             "application_name",

@@ -69,13 +69,15 @@ def messages_table(name: str) -> Table:
         .with_variant(postgresql.TIMESTAMP(precision=3), "postgresql")
         .with_variant(mysql.DATETIME(fsp=3), "mysql", "mariadb")
     )
+    # Names are not the same if only some of their letters are.
+    queue_name = String(190).with_variant(mysql.VARCHAR(190, collation="utf8mb4_bin"), "mysql", "mariadb")
     table = Table(
         name,
         MetaData(),
         Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
         Column("body", long_text, nullable=False),
         Column("headers", long_text, nullable=False),
-        Column("queue_name", String(190), nullable=False),
+        Column("queue_name", queue_name, nullable=False),
         Column("created_at", time, nullable=False),
         Column("available_at", time, nullable=False),
         Column("delivered_at", time),

@@ -38,7 +38,7 @@ class ServerDatabase:
         self._client = client
         self.name = client.name
         self.dialect = client.dialect
-        self.engine: Engine = create_engine(f"{client.dialect.name}://", creator=client.connect, poolclass=NullPool)
+        self.engine: Engine = create_engine(client.url, creator=client.connect, poolclass=NullPool)
         self._errors: tuple[type[Exception], ...] = (*client.errors, DBAPIError, OSError)
         self._watchdog = Watchdog(client.cut)
         self._begin()

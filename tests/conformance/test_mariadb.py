@@ -1,0 +1,25 @@
+"""The driver of ``mariadb://`` passes the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from bus.testing.conformance import DriverConformance, OpenDriver
+from bus.transports.base import Driver
+from bus.transports.registry import DriverContext, create_driver
+
+
+class TestMariaDb(DriverConformance):
+    @pytest.fixture
+    def open_driver(self, mariadb_dsn: str) -> Iterator[OpenDriver]:
+        drivers: list[Driver] = []
+
+        def open_driver(queue: str = "orders") -> Driver:
+            drivers.append(create_driver(queue, f"{mariadb_dsn}?queue_name={queue}", {}, DriverContext()))
+            return drivers[-1]
+
+        yield open_driver
+        for driver in drivers:
+            driver.close()
