@@ -29,7 +29,7 @@ def test_a_store_in_memory() -> None:
     [
         (
             "kafka://localhost",
-            'store: no store for "kafka://"; there are: "doctrine", "postgres", "postgresql", "sql", "sqlite"',
+            'store: no store for "kafka://"; there are: "doctrine", "mariadb", "mysql", "postgres"',
         ),
         ("redis://localhost?prefx=a", 'unknown option "prefx"'),
         ("redis://localhost?dbindex=-1", 'option "dbindex" must be 0 to'),

@@ -55,8 +55,8 @@ def test_without_anything_the_default_is_an_embedded_file() -> None:
         ("adit", '": there is no connection "adit"; connections are: "audit", "default"; did you mean "audit"?'),
         pytest.param(
             "default",
-            '", connection "default": "oracle" is no database that this version knows; it knows: "postgres", '
-            '"postgresql", "sqlite"',
+            '", connection "default": "oracle" is no database that this version knows; it knows: "mariadb", '
+            '"mysql", "postgres", "postgresql", "sqlite"',
         ),
         ("audit", '", connection "audit": its URL has unknown parameters: "mode"'),
     ],
