@@ -143,7 +143,7 @@ class Publisher:
         why = self._why_not()
         results = list(batch.results)
         if not any(results) and not any(each.written for each in batch.publications):
-            raise (AccessDeniedError if isinstance(self._last_error, AccessDeniedError) else ConnectionLostError)(why)
+            raise ConnectionLostError(why)
         if not any(results) and self._connection.blocked is None:
             self._connection.call(self._connection.abort)  # nothing was answered all the time: it hangs
         return [
