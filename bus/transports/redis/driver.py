@@ -6,19 +6,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from bus.errors import AccessDeniedError, TransportError
+from bus.errors import AccessDeniedError, ConfigurationError, TransportError
 from bus.forking import forget_in_children
 from bus.stamps import RedisReceivedStamp
 from bus.transports.base import Claim, Counts, Delivery, Outgoing, Peeked, Sent, Settlement
 from bus.transports.dsn import Dsn
+from bus.transports.partitions import OwnedPartitions
 from bus.transports.redis.arrivals import Arrivals
 from bus.transports.redis.connection import NoSuchGroupError, Server
 from bus.transports.redis.entries import from_value
 from bus.transports.redis.heart import Heart
-from bus.transports.redis.keys import Keys
+from bus.transports.redis.keys import Keys, Lane, origin_of
 from bus.transports.redis.looking import Looking
 from bus.transports.redis.options import Place, RedisOptions, transport_options
 from bus.transports.redis.sending import Sender
@@ -26,6 +27,7 @@ from bus.transports.redis.server_check import missing, missing_group, set_up, wa
 from bus.transports.redis.streams import Entry, GroupStreams, Held
 
 if TYPE_CHECKING:
+    from bus.store.ownership import Ownership
     from bus.transports.registry import DriverContext
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,14 @@ class RedisClaim(Claim):
 def create(name: str, dsn: Dsn, options: Mapping[str, object], context: DriverContext) -> RedisDriver:
     """Build the driver of a ``redis://`` or ``rediss://`` transport."""
     checked, place = transport_options(name, dsn, options)
-    return RedisDriver(place, checked)
+    ownership = None
+    if checked.number_of_partitions:
+        if context.ownership is None:
+            raise ConfigurationError(
+                f'Transport "{name}": partitions need a store beside the stream, and there is none'
+            )
+        ownership = context.ownership(place.store_dsn("bus:"), origin_of(checked.stream, checked.group))
+    return RedisDriver(place, checked, ownership)
 
 
 class RedisDriver:
@@ -68,14 +77,17 @@ class RedisDriver:
     anew: it neither keeps, nor settles, nor gives back what its parent claimed.
     """
 
-    def __init__(self, place: Place, options: RedisOptions) -> None:
+    def __init__(self, place: Place, options: RedisOptions, ownership: Ownership | None = None) -> None:
+        """Without an ``ownership`` nothing is read from partitions."""
         self._options = options
         self._server = Server(place)
         self._keys = Keys(options.stream, options.group, cluster=place.is_cluster)
         self._streams = GroupStreams(self._server, self._keys, options)
         self._sender = Sender(self._server, self._streams, options)
         self._looking = Looking(self._streams)
-        self._arrivals = Arrivals(self._server, self._keys.wake, lambda: self._streams.ahead(self._streams.lanes))
+        self._arrivals = Arrivals(self._server, self._keys.wake, lambda: self._streams.ahead(self._readable()))
+        count = options.number_of_partitions
+        self._partitions = OwnedPartitions(count, ownership, self) if ownership is not None else None
         self._begin()
         forget_in_children(self)
 
@@ -86,6 +98,7 @@ class RedisDriver:
         self._next_reconciliation = float("inf")
         self._group_was_there = False
         self._has_warned = False
+        self._turn = 0
 
     # --- sending ---
 
@@ -103,12 +116,14 @@ class RedisDriver:
         """
         if limit <= 0:
             return ()
+        if self._partitions is not None:
+            self._partitions.start()
         with self._claiming:
             heart = self._started()
             began = time.monotonic()
             self._reconcile_now_and_then(heart, began)
             try:
-                answer = self._streams.read(heart.consumer, self._streams.lanes, limit)
+                answer = self._streams.read(heart.consumer, self._readable(), limit)
             except NoSuchGroupError as error:
                 raise AccessDeniedError(missing_group(self._options, self._server)) from error
             except TransportError:
@@ -189,6 +204,47 @@ class RedisDriver:
             logger.info('Group "%s" of stream "%s" was made', self._options.group, self._options.stream)
         self._group_was_there = True
 
+    # --- partitions ---
+
+    @property
+    def ordered_window(self) -> int | None:
+        """How many messages may wait behind failing ones in a partition; None: failing ones hold back none."""
+        return self._options.ordered_window if self._options.ordered else None
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Hand out nothing of these partitions from now on, and of the others again."""
+        if self._partitions is not None:
+            self._partitions.pause(partitions)
+
+    def partitions_in_use(self) -> Collection[int]:
+        """Return nothing: how many partitions a stream has is the same for all that use it."""
+        return ()
+
+    def let_go(self, partitions: Collection[int]) -> Collection[int]:
+        """Give back what is not begun; return the partitions of which nothing is in hand any more."""
+        with self._claiming:
+            held = [claim for claim in self._held.copy().values() if claim.partition in partitions]
+            if self._heart is not None:
+                self._release(self._heart, [claim for claim in held if claim.withdraw_unless_begun()])
+            return set(partitions) - {claim.partition for claim in self._held.copy().values()}
+
+    def left_by_others(self, partition: int) -> bool:
+        """Tell whether another worker holds some of a partition; what the dead hold is freed in time."""
+        return bool(set(self._streams.holders(self._keys.pair(partition))) - {self._consumer})
+
+    @property
+    def _consumer(self) -> str | None:
+        heart = self._heart
+        return heart.consumer if heart is not None else None
+
+    def _readable(self) -> Sequence[Lane]:
+        """Return the lanes that may be read now. They take turns, so that none starves."""
+        pairs = [self._keys.pair(None)]
+        if self._partitions is not None:
+            pairs += [self._keys.pair(each) for each in sorted(self._partitions.open)]
+            self._turn = (self._turn + 1) % len(pairs)
+        return [lane for base, retry in (*pairs[self._turn :], *pairs[: self._turn]) for lane in (retry, base)]
+
     # --- what the heart asks ---
 
     def held(self) -> Sequence[Held]:
@@ -259,6 +315,9 @@ class RedisDriver:
                 heart.stop()
                 self._part(heart)
             self._held.clear()
+        # Not before its messages are free; its thread may wait for the lock above.
+        if self._partitions is not None:
+            self._partitions.close()
         if heart is not None:
             heart.stop(_HEART_STOPS)
         self._server.close()
@@ -301,4 +360,6 @@ class RedisDriver:
             claim.withdraw()
         self._arrivals.forget()
         self._sender.forget()
+        if self._partitions is not None:
+            self._partitions.forget()
         self._begin()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
+from urllib.parse import quote, urlencode
 
 from bus.errors import ConfigurationError
 from bus.transports.dsn import Dsn, Host, options_from
@@ -12,6 +13,8 @@ from bus.transports.dsn import Dsn, Host, options_from
 DEFAULT_GROUP: Final = "symfony"
 _DEFAULT_PORT = 6379
 _DEFAULT_SENTINEL_PORT = 26379
+_PARTITIONS_WHEN_ORDERED = 10
+_MOST_PARTITIONS = 1000
 _DATABASES = 16_384
 _PLAIN, _PHP = 0, 1  # of php-redis's serializers
 
@@ -77,6 +80,10 @@ class RedisOptions(ServerOptions):
         claim_interval: milliseconds between two looks for messages that PHP workers did not finish.
         serializer: how PHP workers of the stream write, 0 (plain) or 1 (Symfony's default). Both are read; plain is
             written, which either of them reads.
+        partitions: over so many streams messages with a partition key are spread, each read by one worker; 0 is none.
+            The same for all that use a stream. 10 with ``ordered``, otherwise 0.
+        ordered: a failing message of a key is tried again before those that came after it.
+        ordered_window: so many messages may wait behind failing ones before their partition pauses.
     """
 
     stream: str = "messages"
@@ -89,6 +96,9 @@ class RedisOptions(ServerOptions):
     redeliver_timeout: int = 3600
     claim_interval: int = 60_000
     serializer: int = _PHP
+    partitions: int | None = None
+    ordered: bool = False
+    ordered_window: int = 1000
 
     def __post_init__(self) -> None:
         ServerOptions.__post_init__(self)
@@ -103,6 +113,19 @@ class RedisOptions(ServerOptions):
             raise ValueError('option "claim_interval" must be at least 1 millisecond')
         if self.serializer not in (_PLAIN, _PHP):
             raise ValueError('option "serializer" must be 0 (plain) or 1 (PHP); other forms cannot be read here')
+        if self.partitions is not None and not 0 <= self.partitions <= _MOST_PARTITIONS:
+            raise ValueError(f'option "partitions" must be 0 to {_MOST_PARTITIONS}')
+        if self.ordered and self.partitions == 0:
+            raise ValueError('option "ordered" needs partitions, and option "partitions" is 0')
+        if self.ordered_window < 1:
+            raise ValueError('option "ordered_window" must be at least 1 message')
+
+    @property
+    def number_of_partitions(self) -> int:
+        """Over how many partitions keyed messages are spread; 0: none."""
+        if self.partitions is not None:
+            return self.partitions
+        return _PARTITIONS_WHEN_ORDERED if self.ordered else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +143,17 @@ class Place:
     def is_cluster(self) -> bool:
         """Whether keys are spread over several servers."""
         return self.options.cluster or (len(self.hosts) > 1 and self.options.sentinel_master is None)
+
+    def store_dsn(self, prefix: str) -> str:
+        """Return the DSN of a store on this server, whose keys begin with ``prefix``. It holds the password."""
+        credentials = (
+            "" if self.password is None else f"{quote(self.user or '', safe='')}:{quote(self.password, safe='')}@"
+        )
+        where = ",".join(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in self.hosts)
+        options = {each.name: getattr(self.options, each.name) for each in fields(ServerOptions)}
+        given = {name: str(value) for name, value in options.items() if value is not None and name != "auth"}
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{credentials}{where}{self.socket or ''}?{urlencode({**given, 'prefix': prefix})}"
 
     def __str__(self) -> str:
         where = self.socket or ",".join(f"{name}:{port}" for name, port in self.hosts)

@@ -55,8 +55,8 @@ return results
 """
 )
 
-# KEYS: alive, taken, then stream and queue of each lane, the main one last.
-# ARGV: group, consumer, limit, whether groups are created, how long the consumer lives.
+# KEYS: alive, taken, then stream and queue of each lane. ARGV: group, consumer, limit, whether groups are created, how
+# long the consumer lives, and the main stream, which is created too.
 # Answers: entries as {lane, id, value, deliveries}, whether more can be read at once, and whether the group of the main
 # stream was created.
 GET: Final = Script(
@@ -104,17 +104,16 @@ local function read_new(lane, stream)
   return false
 end
 
-local lanes = (#KEYS - 2) / 2
-for lane = 1, lanes do
+for lane = 1, (#KEYS - 2) / 2 do
   local stream, queue = KEYS[2 * lane + 1], KEYS[2 * lane + 2]
   move_due(stream, queue)
-  if not alone and #found < limit and (lane == lanes or redis.call('EXISTS', stream) == 1) then
+  if not alone and #found < limit and (stream == ARGV[6] or redis.call('EXISTS', stream) == 1) then
     read_free(lane, stream)
     if not alone and #found < limit then
       local failed = read_new(lane, stream)
       if failed and string.find(failed, 'NOGROUP', 1, true) and create then
         redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
-        if lane == lanes then created = 1 end
+        if stream == ARGV[6] then created = 1 end
         failed = read_new(lane, stream)
       end
       if failed then return redis.error_reply(failed) end

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from bus.errors import ConnectionLostError, SendRefused, SendUnknown, TransportError
 from bus.transports.base import Outgoing, Sent
+from bus.transports.partitions import partition_of_key
 from bus.transports.redis import scripts
 from bus.transports.redis.connection import Argument, OutcomeUnknownError, OutOfMemoryError, Server
 from bus.transports.redis.keys import Keys, stream_and_group
@@ -95,7 +96,10 @@ class Sender:
         return [Sent(each.decode() or None) for each in ids]
 
     def _arguments(self, keys: Keys, names: KeyList, outgoing: Outgoing) -> Iterator[Argument]:
-        base, retry = keys.pair(None)
+        partition = None
+        if outgoing.partition_key is not None and self._options.number_of_partitions:
+            partition = partition_of_key(outgoing.partition_key, self._options.number_of_partitions)
+        base, retry = keys.pair(partition)
         yield names.at(base.stream)
         yield names.at(base.queue)
         yield names.at(retry.stream) if outgoing.origin is not None else 0

@@ -53,16 +53,16 @@ class GroupStreams:
         self.keys = keys
         self._options = options
         self._group = options.group
-        # The main stream stands last: what scripts create is that one.
-        self.lanes: Sequence[Lane] = (keys.retry, keys.main)
+        partitions = (keys.pair(number) for number in range(options.number_of_partitions))
+        self.lanes: Sequence[Lane] = [lane for base, retry in (keys.pair(None), *partitions) for lane in (retry, base)]
 
     # --- traffic ---
 
     def read(self, consumer: str, lanes: Sequence[Lane], limit: int) -> Answer:
-        """Claim what is due and return it, at most ``limit``; the main stream is the last of the lanes."""
+        """Claim what is due in these lanes, in their order, and return it, at most ``limit``."""
         names = [self.keys.alive(consumer), self.keys.taken, *(key for lane in lanes for key in _pair(lane))]
         create = int(self._options.auto_setup)
-        arguments = (self._group, consumer, limit, create, _milliseconds(LIFE))
+        arguments = (self._group, consumer, limit, create, _milliseconds(LIFE), self.keys.stream)
         found, more, created = self._server.run(scripts.GET, names, arguments)
         return Answer(
             [Entry(lanes[at - 1], entry.decode(), value, deliveries) for at, entry, value, deliveries in found],
@@ -138,6 +138,11 @@ class GroupStreams:
         """Free some of what a dead consumer holds, unless it lives again; return how much."""
         names = (self.keys.wake, self.keys.taken, self.keys.alive(dead), *(lane.stream for lane in self.lanes))
         return int(self._server.run(upkeep_scripts.RECOVER, names, (self._group, dead)))
+
+    def holders(self, lanes: Iterable[Lane]) -> Collection[str]:
+        """Return the consumers that hold entries of these lanes."""
+        names = [lane.stream for lane in lanes]
+        return [each.decode() for each in self._server.run(upkeep_scripts.HOLDERS, names, (self._group,))]
 
     def leave(self, consumer: str) -> None:
         """Forget a consumer, where it holds nothing."""

@@ -181,3 +181,20 @@ end
 return removed
 """
 )
+
+# Names the consumers that hold entries, but for the one that nobody is. KEYS: streams. ARGV: group.
+HOLDERS: Final = Script(
+    FREE
+    + """
+local names = {}
+for _, stream in ipairs(KEYS) do
+  local pending = redis.pcall('XPENDING', stream, ARGV[1])
+  if not pending.err and pending[4] then
+    for _, each in ipairs(pending[4]) do
+      if each[1] ~= free then names[#names + 1] = each[1] end
+    end
+  end
+end
+return names
+"""
+)
