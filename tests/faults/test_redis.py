@@ -26,7 +26,7 @@ from tests.faults.sizes import (
     Kills,
 )
 from tests.faults.test_ordering import KEYS, WORKERS, inversions, publish
-from tests.faults.test_sigkill import MIXED, refused
+from tests.faults.test_sigkill import mixed_jobs, refused
 from tests.faults.waiting import wait_until
 from tests.servers.fixtures import private_redis
 from tests.servers.proxy import Direction, Proxy
@@ -59,10 +59,6 @@ def on_redis(tmp_path: Path, server: RedisServer) -> Iterator[OnRedis]:
     server.execute("FLUSHALL")
 
 
-def mixed(count: int) -> list[Job]:
-    return [Job(number, MIXED[number % len(MIXED)], 2) for number in range(count)]
-
-
 def check(deployment: RedisDeployment, jobs: list[Job], figures: Figures, name: str, faults: int, bound: int) -> None:
     totals = deployment.totals()
     figures.add(name, totals, faults=faults, bound=bound)
@@ -74,7 +70,7 @@ def check(deployment: RedisDeployment, jobs: list[Job], figures: Figures, name: 
 
 @pytest.mark.parametrize("size", REDIS_WORKER_KILLS)
 def test_workers_killed_at_random_under_load_lose_nothing(size: Kills, on_redis: OnRedis, figures: Figures) -> None:
-    deployment, jobs = on_redis(), mixed(size.messages)
+    deployment, jobs = on_redis(), mixed_jobs(size.messages)
     bound = sum(IN_FLIGHT)
     with deployment.under_load(jobs, *TWO_WORKERS) as workers:
         for kill in range(size.kills):
@@ -91,7 +87,7 @@ def test_workers_killed_at_random_under_load_lose_nothing(size: Kills, on_redis:
 def test_a_server_that_is_killed_under_load_loses_nothing(
     size: Kills, server: RedisServer, on_redis: OnRedis, figures: Figures
 ) -> None:
-    deployment, jobs = on_redis(), mixed(size.messages)
+    deployment, jobs = on_redis(), mixed_jobs(size.messages)
     with deployment.under_load(jobs, *TWO_WORKERS):
         for kill in range(size.kills):
             deployment.wait_until_handled((kill + 1) * size.messages // (size.kills + 2))
@@ -105,7 +101,7 @@ def test_a_server_that_is_killed_under_load_loses_nothing(
 def test_connections_that_are_killed_under_load_lose_nothing(
     size: Kills, server: RedisServer, on_redis: OnRedis, figures: Figures
 ) -> None:
-    deployment, jobs = on_redis(), mixed(size.messages)
+    deployment, jobs = on_redis(), mixed_jobs(size.messages)
     with deployment.under_load(jobs, *TWO_WORKERS):
         for kill in range(size.kills):
             deployment.wait_until_handled((kill + 1) * size.messages // (size.kills + 2))
@@ -119,13 +115,12 @@ def test_replies_that_are_lost_under_load_lose_nothing(
     size: Kills, server: RedisServer, on_redis: OnRedis, figures: Figures
 ) -> None:
     with Proxy(("127.0.0.1", server.port)) as proxy:
-        deployment, jobs = on_redis(f"redis://127.0.0.1:{proxy.port}", read_timeout=1), mixed(size.messages)
+        deployment, jobs = on_redis(f"redis://127.0.0.1:{proxy.port}", read_timeout=1), mixed_jobs(size.messages)
         with deployment.under_load(jobs, *TWO_WORKERS):
             for fault in range(size.kills):
                 deployment.wait_until_handled((fault + 1) * size.messages // (size.kills + 2))
                 with proxy.swallowing(Direction.TO_CLIENT):
                     hold_for(1.5)
-                proxy.reset()
 
         check(deployment, jobs, figures, "R6 lost replies of Redis", size.kills, size.kills * (sum(IN_FLIGHT) + 1))
 
@@ -133,7 +128,7 @@ def test_replies_that_are_lost_under_load_lose_nothing(
 def test_a_server_that_is_stopped_beyond_all_claims_has_nobody_taken_for_dead(
     server: RedisServer, on_redis: OnRedis, figures: Figures
 ) -> None:
-    deployment, jobs = on_redis(), mixed(200)
+    deployment, jobs = on_redis(), mixed_jobs(200)
     with deployment.under_load(jobs, *TWO_WORKERS):
         deployment.wait_until_handled(50)
         server.freeze()
@@ -164,7 +159,7 @@ def test_a_worker_that_is_stopped_beyond_its_claims_begins_nothing_that_others_h
 def test_a_server_without_memory_refuses_and_what_it_has_is_handled(
     server: RedisServer, on_redis: OnRedis, figures: Figures
 ) -> None:
-    deployment, jobs = on_redis(), mixed(400)
+    deployment, jobs = on_redis(), mixed_jobs(400)
     with deployment.under_load(jobs, *TWO_WORKERS):
         deployment.wait_until_handled(100)
         server.execute("CONFIG", "SET", "maxmemory", "1")
@@ -184,7 +179,7 @@ def test_no_message_overtakes_an_earlier_one_of_its_key_although_an_owner_is_kil
     chance = random.Random(figures.seed)
     failing = set(chance.sample(range(count), count // 10))
     workers = [deployment.worker("--concurrency", "4") for _ in range(WORKERS)]
-    wait_until(lambda: len(owners(server)) == WORKERS, "each worker has its share of the partitions")
+    wait_until(lambda: owners(server) == WORKERS, "each worker has its share of the partitions")
     publish(deployment, count, failing)
     deployment.wait_until_handled(count // 4)
     workers[0].kill()
@@ -202,12 +197,9 @@ def test_no_message_overtakes_an_earlier_one_of_its_key_although_an_owner_is_kil
     assert count % KEYS == 0
 
 
-def owners(server: RedisServer) -> set[frozenset[int]]:
-    """Return who reads which partitions, by the consumers of the partitions' streams."""
-    found: dict[str, set[int]] = {}
-    for key in server.execute("KEYS", "bus:partition-reader:*"):
-        found.setdefault(key, set()).add(len(found))
-    return {frozenset(each) for each in found.values()}
+def owners(server: RedisServer) -> int:
+    """Count the processes that read partitions."""
+    return len(server.execute("KEYS", "bus:partition-reader:*"))
 
 
 def test_a_request_to_stop_reaches_workers_through_redis(on_redis: OnRedis) -> None:
