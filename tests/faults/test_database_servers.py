@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ messenger:
 """
 WORKERS = 2
 FETCH_SIZE = 10
+LEASE = 20.0  # seconds, with the time until a worker looks
+ON_A_LOADED_MACHINE = 20.0
 
 
 @pytest.fixture(params=["postgresql", "mariadb"])
@@ -90,3 +93,31 @@ def publish(deployment: Deployment, jobs: list[Job]) -> None:
         except DispatchManyError as error:
             waiting = [waiting[position] for position in error.errors]
     deployment.ledger.acknowledged |= numbers
+
+
+@pytest.mark.parametrize("size", sizes((2_000, 4), (20_000, 16)))
+def test_nothing_is_claimed_twice(deployment: Deployment, size: tuple[int, int], figures: Figures) -> None:
+    messages, processes = size
+    deployment.publish(Job(number) for number in range(messages))
+    workers = [deployment.worker() for _ in range(processes)]
+    deployment.wait_until_empty(within=300)
+    for worker in workers:
+        worker.stop()
+
+    totals = deployment.totals()
+    figures.add("claims raced for on database servers", totals, processes=processes)
+    assert totals.lost == totals.unexpected == totals.repeats == 0
+
+
+def test_a_killed_workers_message_comes_back_within_20_seconds(deployment: Deployment) -> None:
+    first = deployment.worker()
+    deployment.publish([Job(1, "sleep", 3600)])
+    deployment.wait_for("begun", 1)
+    first.kill()
+    began = time.monotonic()
+
+    second = deployment.worker()
+    deployment.wait_for("begun", 1, count=2, within=60)
+
+    assert time.monotonic() - began < LEASE + ON_A_LOADED_MACHINE
+    second.kill()
