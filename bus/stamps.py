@@ -293,6 +293,17 @@ class HandlerArgumentsStamp(NonSendableStamp):
     additional_arguments: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class TransactionStamp(NonSendableStamp):
+    """A transaction of the caller's that the message becomes part of: its commit is the promise.
+
+    ``session`` is a SQLAlchemy session or connection on the database of the transport, or of its outbox. A rollback
+    leaves no message, a commit exactly one.
+    """
+
+    session: object
+
+
 class ClaimStamp(NonSendableStamp, msgspec.Struct, frozen=True):
     """The claim on a received message, with the bytes as they came: a retry sends these, not the object."""
 

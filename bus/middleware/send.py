@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bus.envelope import Envelope
-from bus.errors import ConfigurationError, NoSenderError, SendFailedError, did_you_mean, quoted
+from bus.errors import ConfigurationError, NoSenderError, SendFailedError, SendRefused, did_you_mean, quoted
 from bus.middleware.base import CallNext
 from bus.routing import Routing
-from bus.stamps import HandledBySyncTransportStamp, HeldStamp, ReceivedStamp
+from bus.stamps import HandledBySyncTransportStamp, HeldStamp, ReceivedStamp, TransactionStamp
 from bus.transports.sync import SyncTransport
 from bus.transports.transport import Transport
 from bus.unit import current_unit
@@ -79,7 +79,23 @@ class SendMiddleware:
 
 
 def _send_or_hold(envelope: Envelope, sender: Transport) -> Envelope:
+    for stamp in envelope.stamps:
+        if type(stamp) is TransactionStamp:
+            return _send_within(envelope, sender, stamp)
     unit = current_unit.get()
     if unit is not None and unit.hold(sender, sender.encode(envelope)):
         return envelope.with_(HeldStamp(sender.name))
     return sender.send(envelope)
+
+
+def _send_within(envelope: Envelope, sender: Transport, stamp: TransactionStamp) -> Envelope:
+    """Make the message part of the caller's transaction. Raises SendRefused where it cannot be."""
+    from bus.transports.sql.callers_transaction import CallersTransaction
+
+    transaction = CallersTransaction(stamp.session)
+    if not sender.send_within(transaction, (sender.encode(envelope),)):
+        raise SendRefused(
+            f'The transport "{sender.name}" is not in the database of this transaction ({transaction.database}), nor '
+            'is its outbox; name one with "outbox:", the connection of that database'
+        )
+    return envelope.with_(HeldStamp(sender.name))

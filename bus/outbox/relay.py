@@ -23,6 +23,7 @@ from bus.store.claims import Claims, ClaimState
 from bus.transports.base import Outgoing, Sent
 from bus.transports.sql.database import Database
 from bus.transports.sql.databases import clock_of
+from bus.unit import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,14 @@ class Outbox:
         failpoints.reach("after_commit")
         self.relay(rows)
         return [Sent() for _ in batch]
+
+    def send_in(self, transport: str, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store messages as part of a transaction, and relay them after its commit; False: it is another database."""
+        if transaction.database != self._database.name:
+            return False
+        rows = self.insert(transaction.cursor(), {transport: batch})
+        transaction.after_commit(lambda: self.relay(rows))
+        return True
 
     def relay(self, rows: Sequence[Waiting]) -> None:
         """Send what was committed just now. Never raises; what cannot be sent now is sent by a sweep."""

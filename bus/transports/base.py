@@ -331,6 +331,9 @@ class TakesMessages(Protocol):
     def send(self, transport: str, batch: Sequence[Outgoing]) -> Sequence[Sent | TransportError]:
         """Keep messages durably until the transport has them. Raises TransportError where they are not kept."""
 
+    def send_in(self, transport: str, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Keep messages as part of a transaction, whose commit is the promise; False: it is on another database."""
+
 
 @runtime_checkable
 class HasPartitions(Protocol):

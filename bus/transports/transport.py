@@ -148,6 +148,12 @@ class Transport:
             if isinstance(result, TransportError):
                 raise result
 
+    def send_within(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
+        """Store messages, here or in the outbox, as part of a transaction; False: neither is in its database."""
+        if self.outbox is not None:
+            return self.outbox.send_in(self.name, transaction, batch)
+        return self.send_in(transaction, batch)
+
     def send_in(self, transaction: Transaction, batch: Sequence[Outgoing]) -> bool:
         """Store encoded messages as part of a handler's transaction; False: this transport is not in its database."""
         return isinstance(self.driver, JoinsTransactions) and self.driver.send_in(transaction, batch)
