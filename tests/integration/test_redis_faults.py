@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
@@ -114,7 +113,7 @@ def test_sends_to_a_frozen_server_end_in_doubt_and_are_stored_once(own_redis: Re
         own_redis.freeze()
         began = time.monotonic()
         assert isinstance(driver.send([message])[0], SendUnknown)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert isinstance(driver.send([message])[0], SendUnknown)
 
         own_redis.thaw()
@@ -383,8 +382,8 @@ def test_a_waiting_worker_is_woken_by_a_short_delay_that_another_process_set(dri
     woken: list[float] = []
     driver.on_arrival(lambda: woken.append(time.monotonic()))
     assert list(driver.get(1)) == []
-    other.send([outgoing(b"later", delay_ms=300)])
     began = time.monotonic()
+    other.send([outgoing(b"later", delay_ms=300)])
 
     received: list[bytes] = []
 
@@ -405,12 +404,13 @@ def test_an_idle_worker_asks_little(drivers: Drivers, server: RedisServer) -> No
     assert list(driver.get(1)) == []
     with closing(server.client()) as client:
         before = int(client.info("stats")["total_commands_processed"])
-        waited = itertools.count()
-        eventually(lambda: next(waited) > 400, "two seconds pass", within=WITHIN)
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 3, "time passes", within=WITHIN)
 
         commands = int(client.info("stats")["total_commands_processed"]) - before
+        seconds = time.monotonic() - began
 
-    assert commands < 120, "with those that scripts make"
+    assert commands / seconds < 50, "with those that scripts make"
 
 
 # --- what is said at the start ---
