@@ -108,14 +108,14 @@ def main() -> None:
 
 
 def measure(run: Run, arena: Arena, version: str) -> None:
-    rounds = run.size(5, 1)
+    rounds = run.size(3, 1)
     pinned = pin_to_one_processor()
 
     def alternated(task: str, count: int, names: Sequence[str]) -> dict[str, Figure]:
         return alternate({name: arena.cost(name, task, count) for name in names}, rounds)
 
     workers = (BUS, *(name for name in NAMES if name != BUS))
-    consumed = alternated("consume", run.size(20_000, 200), workers)
+    consumed = alternated("consume", run.size(10_000, 200), workers)
     peers = ("dramatiq", "celery", "kombu", "faststream")
     single = alternated("dispatch", run.size(1_000, 50), (BUS, RAW, *peers))
     many = alternated("dispatch_many", run.size(10_000, 200), (BUS, RAW, "faststream"))

@@ -76,6 +76,7 @@ def test_workers_killed_at_random_under_load_lose_nothing(
         publisher.join()
     deployment.wait_until_empty(within=600)
     for worker in workers:
+        worker.wait_for_line("Worker started")
         worker.stop()
 
     totals = deployment.totals()
