@@ -136,7 +136,7 @@ def test_a_broker_that_closes_all_connections_every_two_seconds_loses_nothing(
 def test_failing_messages_wait_for_the_end_of_a_memory_alarm_and_others_are_handled(
     seconds: float, broker: RabbitMq, on_rabbitmq: OnRabbitMq, figures: Figures
 ) -> None:
-    """Retries cannot be published meanwhile: they stay unsettled."""
+    """Retries cannot be published meanwhile: they stay unsettled, so that even a killed worker loses none."""
     deployment = on_rabbitmq()
     failing, fine = range(20), range(20, 120)
     deployment.publish(Job(number, "fail", 2) for number in failing)
@@ -147,8 +147,11 @@ def test_failing_messages_wait_for_the_end_of_a_memory_alarm_and_others_are_hand
         hold_for(seconds)
         assert worker.alive, worker.output
         assert deployment.broker.messages(deployment.vhost) >= len(failing), "what failed is still there"
+        worker.kill()
+    successor = deployment.worker("--concurrency", "4")
     recovered = wait_until(deployment.is_empty, "all are handled", within=60, every=0.05)
-    worker.stop()
+    successor.wait_for_line("Worker started")
+    successor.stop()
 
     totals = deployment.totals()
     figures.add("R15 memory alarm of RabbitMQ", totals, seconds=seconds, recovered_after=recovered)
