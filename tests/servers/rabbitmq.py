@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -46,7 +47,8 @@ class RabbitMq:
         self.port = self._resources.enter_context(ports.reserved(ports.RABBITMQ, _PORTS))
         self.tls_port, self.management_port = self.port + 3, self.port + 4
         self._node = f"bus-{self.port}@localhost"
-        self._vhosts = itertools.count(1)
+        # What a killed test run has left behind may still look for a virtual host of its own on this port.
+        self._vhosts = map(f"test-{secrets.token_hex(4)}-{{}}".format, itertools.count(1))
         self._broker: Guarded | None = None
         self._environment = self._prepare(configuration or {}, plugins)
         # Started here, because the broker would start one that outlives it.
@@ -150,7 +152,7 @@ class RabbitMq:
 
     def make_vhost(self) -> str:
         """Make a new and empty virtual host; return its name."""
-        name = f"test-{next(self._vhosts)}"
+        name = next(self._vhosts)
         self.evaluate(
             f'ok = rabbit_vhost:add(<<"{name}">>, <<"{USER}">>), '
             f'ok = rabbit_auth_backend_internal:set_permissions(<<"{USER}">>, <<"{name}">>, '
