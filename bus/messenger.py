@@ -27,7 +27,7 @@ from bus.stamps import BusNameStamp, FailureDecisionStamp, HandledStamp, ParkDec
 from bus.stop_requests import stop_requests
 from bus.store.base import Store
 from bus.supervisor import supervise
-from bus.transports.base import Counts, SetsUp
+from bus.transports.base import Counts, SetsUp, SetsUpBySql
 from bus.transports.transport import Transport
 from bus.worker import Worker, WorkerOptions
 
@@ -249,6 +249,21 @@ class Messenger:
         """Return what ``set_up`` would create, one sentence each; None: nothing to set up there. Changes nothing."""
         missing: dict[str, Sequence[str] | None] = {each.name: each.check() for each in self._chosen(names)}
         return {**missing, **{name: each.check() for name, each in self._beside(names).items()}}
+
+    def ddl(self, names: Sequence[str] = ()) -> dict[str, Sequence[str] | None]:
+        """Return the SQL statements that ``set_up`` would execute now; None: it executes none there. Changes nothing.
+
+        What another transport of the same table needs too is named with the first one only.
+        """
+        found: dict[str, Sequence[str] | None] = {each.name: each.ddl() for each in self._chosen(names)}
+        for name, each in self._beside(names).items():
+            found[name] = each.ddl() if isinstance(each, SetsUpBySql) else None
+        named: set[str] = set()
+        for name, statements in found.items():
+            if statements is not None:
+                found[name] = [each for each in statements if each not in named]
+                named.update(statements)
+        return found
 
     def failed(self, names: Sequence[str] = ()) -> FailedMessages:
         """Return the failed messages in these failure transports, or in all of them, to be shown, retried or removed.

@@ -88,6 +88,10 @@ class Outbox:
             return ()
         return (f'there is no table "{TABLE_NAME}" in {self._database}',)
 
+    def ddl(self) -> Sequence[str]:
+        """Return the statements that ``set_up`` would execute now."""
+        return () if self._database.exists() and self._database.read(self._table.is_there) else self._table.ddl
+
     # --- writing ---
 
     def insert(self, cursor: Any, held: Mapping[str, Sequence[Outgoing]]) -> list[Waiting]:

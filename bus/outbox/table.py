@@ -73,11 +73,16 @@ class OutboxTable:
         cursor.execute(self._sql.exists)
         return cursor.fetchone() is not None
 
+    @property
+    def ddl(self) -> Sequence[str]:
+        """The statements that create the table."""
+        return self._sql.set_up
+
     def set_up(self, cursor: Any) -> None:
         """Create the table. Harmless when it is there."""
         if self.is_there(cursor):
             return
-        for statement in self._sql.set_up:
+        for statement in self.ddl:
             cursor.execute(statement)
 
     def is_any_due(self, cursor: Any, transports: Iterable[str], now: int) -> bool:

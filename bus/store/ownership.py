@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from bus.store.base import Store
 from bus.store.claims import Claims, ClaimState
-from bus.transports.base import SetsUp
+from bus.transports.base import SetsUp, SetsUpBySql
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ class Ownership:
     def check(self) -> Sequence[str]:
         """Return what the store lacks on its server, one sentence each. Creates nothing."""
         return self._store.check() if isinstance(self._store, SetsUp) else ()
+
+    def ddl(self) -> Sequence[str]:
+        """Return the SQL statements that ``set_up`` would execute now."""
+        return self._store.ddl() if isinstance(self._store, SetsUpBySql) else ()
 
     def close(self) -> None:
         """Let go of everything at once; it is free for others. Idempotent; from any thread."""

@@ -143,6 +143,10 @@ class SqlStore:
             return ()
         return (f'there is no table "{TABLE_NAME}" in {self._database}',)
 
+    def ddl(self) -> Sequence[str]:
+        """Return the statements that ``set_up`` would execute now."""
+        return () if self._database.exists() and self._database.read(self._is_there) else self._sql.set_up
+
     def _change(self, statement: str, parameters: Parameters, *, lasts: bool = True, first: str | None = None) -> bool:
         def change(cursor: Any) -> bool:
             if self._database.has_one_writer:

@@ -291,6 +291,14 @@ class SetsUp(Protocol):
 
 
 @runtime_checkable
+class SetsUpBySql(Protocol):
+    """What sets itself up by SQL statements, which somebody else may execute."""
+
+    def ddl(self) -> Sequence[str]:
+        """Return the statements that ``set_up`` would execute now; none when nothing is missing. Changes nothing."""
+
+
+@runtime_checkable
 class CountsMessages(Protocol):
     """A driver that knows how many messages it holds."""
 

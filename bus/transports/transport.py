@@ -33,6 +33,7 @@ from bus.transports.base import (
     Requeue,
     Sent,
     SetsUp,
+    SetsUpBySql,
     TakesMessages,
     Wakes,
 )
@@ -301,6 +302,10 @@ class Transport:
     def check(self) -> list[str] | None:
         """Return what is missing on the server, one sentence each; None: there is nothing to set up."""
         return list(self.driver.check()) if isinstance(self.driver, SetsUp) else None
+
+    def ddl(self) -> list[str] | None:
+        """Return the SQL statements that ``set_up`` would execute now; None: it does not execute any."""
+        return list(self.driver.ddl()) if isinstance(self.driver, SetsUpBySql) else None
 
     def counts(self) -> Counts | None:
         """Return how many messages there are; None: this transport cannot tell."""

@@ -59,6 +59,18 @@ def test_transports_are_checked_set_up_and_checked_again(shop: Shop) -> None:
     assert after.stdout.splitlines() == ["async: complete", "failed: complete", "store sql://default: complete"]
 
 
+def test_the_statements_that_set_up_everything_are_printed_once_each(shop: Shop) -> None:
+    printed = shop.bus("setup-transports", "--sql").stdout
+    statements = [each for each in printed.split(";\n") if each]
+
+    assert [each.splitlines()[0] for each in statements].count("-- async") == 2
+    assert "CREATE TABLE IF NOT EXISTS messenger_messages" in printed
+    assert "CREATE TABLE IF NOT EXISTS messenger_store" in printed
+    assert len(statements) == len(set(statements))
+    shop.bus("setup-transports")
+    assert shop.bus("setup-transports", "--sql").stdout == ""
+
+
 def test_a_bus_is_described_with_both_stacks_and_every_message(shop: Shop) -> None:
     text = shop.ok("debug")
 
@@ -114,7 +126,7 @@ def test_the_reference_is_markdown(shop: Shop) -> None:
 
 
 def test_a_password_is_never_printed(shop: Shop) -> None:
-    for dsn in ("amqp://shop:hunter2@localhost/orders", "sqlite://shop:hunter2@host/x", "nonsense://u:hunter2@h"):
+    for dsn in ("kafka://shop:hunter2@localhost/orders", "sqlite://shop:hunter2@host/x", "nonsense://u:hunter2@h"):
         shop.configure(CONFIGURATION.replace("sql://default?queue_name=async", dsn))
         for arguments in (["stats", "-vv"], ["config", "check"], ["consume", "async"]):
             done = shop.bus(*arguments)

@@ -7,5 +7,6 @@ it; a *lane* is one priority of a queue.
 from bus.transports.sql.driver import SqlDriver
 from bus.transports.sql.factory import create
 from bus.transports.sql.options import SqlOptions
+from bus.transports.sql.schema import messages_table
 
-__all__ = ["SqlDriver", "SqlOptions", "create"]
+__all__ = ["SqlDriver", "SqlOptions", "create", "messages_table"]

@@ -313,6 +313,10 @@ class SqlDriver(ABC, Generic[Q]):
         """Return what the table lacks, as the statements that add it; with partitions, what their store lacks too."""
         return (*self._prepared.lacks(), *(self._ownership.check() if self._ownership is not None else ()))
 
+    def ddl(self) -> Sequence[str]:
+        """Return the statements that ``set_up`` would execute now."""
+        return (*self._prepared.ddl(), *(self._ownership.ddl() if self._ownership is not None else ()))
+
     # --- the database ---
 
     def _read(self, work: Callable[[Any], T]) -> T:

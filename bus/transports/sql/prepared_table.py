@@ -58,6 +58,13 @@ class PreparedTable(Generic[Q]):
         whole_seconds = layout is not None and layout.whole_seconds
         return Layout(frozenset(table.c.keys()), has_index=True, whole_seconds=whole_seconds)
 
+    def ddl(self) -> Sequence[str]:
+        """Return the statements that create the table, or add what is missing to it."""
+        table, layout = messages_table(self._options.table_name), self._layout()
+        if layout is not None and layout.foreign:
+            raise AccessDeniedError(self._foreign(layout))
+        return statements_to_set_up(table, layout, self._database.dialect)
+
     def lacks(self) -> Sequence[str]:
         """Return what the table lacks, as the statements that add it."""
         table, layout = messages_table(self._options.table_name), self._layout()
