@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
 from bus.errors import AccessDeniedError, ConnectionLostError, SendRefused, SendUnknown, TransportError
 from bus.testing.conformance.traffic import bodies, eventually, outgoing, receive
-from bus.transports.base import Ack, Claim, Delivery, Driver, Park, Requeue, Sent
+from bus.transports.base import Ack, Claim, Counts, Delivery, Driver, Park, Requeue, Sent, Settlement
 from bus.transports.redis import RedisDriver
 from bus.transports.redis.driver import RedisClaim
 from tests.integration.redis_drivers import Drivers, drivers_on
@@ -96,6 +96,23 @@ def test_a_send_that_never_reached_the_server_is_stored_when_it_is_repeated(
         assert isinstance(driver.send([each])[0], Sent)
 
     assert server.execute("XLEN", "orders") == 3
+
+
+def test_a_send_that_arrives_after_it_was_repeated_stores_nothing(
+    drivers: Drivers, proxy: Proxy, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, message = drivers.open(base=through(proxy)), outgoing()
+    driver.send([outgoing()])
+    with monkeypatch.context() as patch:
+        patch.setattr("bus.transports.redis.sending.secrets.token_hex", lambda _: "late")
+        with proxy.swallowing(Direction.TO_SERVER):
+            assert isinstance(driver.send([message])[0], SendUnknown)
+    assert isinstance(driver.send([message])[0], Sent)
+
+    monkeypatch.setattr("bus.transports.redis.sending.secrets.token_hex", lambda _: "late")
+    assert not isinstance(drivers.open().send([message])[0], Sent)
+
+    assert server.execute("XLEN", "orders") == 2
 
 
 def test_the_same_message_may_be_sent_again_once_its_send_was_confirmed(drivers: Drivers, server: RedisServer) -> None:
@@ -287,6 +304,33 @@ def test_a_claim_that_was_stolen_is_withdrawn_and_cannot_be_settled(drivers: Dri
     assert not stolen.begin()
     assert list(driver.settle([Ack(stolen), Ack(kept)])) == [stolen]
     assert server.execute("XLEN", "orders") == 1
+
+
+@pytest.mark.parametrize(
+    "settle", [Ack, lambda claim: Requeue(claim, outgoing()), lambda claim: Park(claim, outgoing())]
+)
+def test_a_settlement_right_after_the_theft_touches_nothing(
+    settle: Callable[[Claim], Settlement], drivers: Drivers, server: RedisServer
+) -> None:
+    driver = drivers.open()
+    driver.send([outgoing(b"stolen")])
+    claim = receive(driver, 1)[0].claim
+    claim.begin()
+    server.execute("XCLAIM", "orders", "symfony", "thief", 0, str(claim.transport_id))
+
+    assert list(driver.settle([settle(claim)])) == [claim]
+
+    assert server.execute("XLEN", "orders") == 1
+    assert driver.counts() == Counts(ready=0, delayed=0, in_flight=1, parked=0)
+
+
+def test_a_suspect_behind_innocents_that_were_given_back_comes_alone(drivers: Drivers) -> None:
+    first, second = drivers.open(), drivers.open()
+    first.send([outgoing(b"innocent"), outgoing(b"suspect"), outgoing(b"innocent")])
+    receive(first, 3)[1].claim.begin()
+    first.close()
+
+    assert [bodies(second.get(10)) for _ in range(3)] == [[b"innocent"], [b"suspect"], [b"innocent"]]
 
 
 def test_what_is_held_for_long_is_not_idle_for_others(drivers: Drivers, server: RedisServer) -> None:
