@@ -69,7 +69,7 @@ def test_a_lease_is_renewed_while_its_holder_lives(database: Database) -> None:
     ((seconds,),) = database.execute(
         "SELECT extract(epoch FROM available_at - statement_timestamp() AT TIME ZONE 'UTC') FROM messenger_messages"
     )
-    assert 10 < float(str(seconds)) <= 15
+    assert 6 < float(str(seconds)) <= 15
     assert list(other.get(1)) == []
 
 
