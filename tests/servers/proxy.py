@@ -41,7 +41,8 @@ class _Connection:
     def reset(self) -> None:
         """Send RST to both ends."""
         for writer in self._writers.values():
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            with contextlib.suppress(OSError):  # it has ended by itself meanwhile
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             writer.transport.abort()
 
     def close(self) -> None:
