@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -235,6 +235,15 @@ def test_sighup_to_the_whole_group_ends_no_child(deployment: Deployment) -> None
     supervisor.stop()
 
 
+@pytest.fixture
+def _without_nohup() -> Iterator[None]:
+    """Have children obey SIGHUP, also where the tests themselves run under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_without_nohup")
 def test_sighup_lets_a_single_worker_finish_and_end(deployment: Deployment) -> None:
     worker = deployment.worker()
     deployment.publish([Job(1, "sleep", 0.5)])

@@ -52,7 +52,7 @@ def test_connections_that_were_cut_while_idle_are_replaced(server: Postgres, dri
 def test_nothing_is_lost_or_surfaces_when_connections_are_cut_under_load(server: Postgres, driver: Driver) -> None:
     sent: set[bytes] = set()
     received: list[bytes] = []
-    stop = threading.Event()
+    stop, all_sent = threading.Event(), threading.Event()
     driver.send([])
 
     def send() -> None:
@@ -64,7 +64,7 @@ def test_nothing_is_lost_or_surfaces_when_connections_are_cut_under_load(server:
                 sent.add(body)
 
     def consume() -> None:
-        while not stop.is_set() or not sent <= set(received):
+        while not all_sent.is_set() or not sent <= set(received):
             try:
                 claimed = driver.get(10)
                 received.extend(bodies(claimed))
@@ -73,13 +73,14 @@ def test_nothing_is_lost_or_surfaces_when_connections_are_cut_under_load(server:
                 driver.close()
 
     with ThreadPoolExecutor(2) as pool:
-        tasks = [pool.submit(send), pool.submit(consume)]
+        sending, consuming = pool.submit(send), pool.submit(consume)
         for _ in range(5):
             time.sleep(0.3)
             server.terminate_backends()
         stop.set()
-        for task in tasks:
-            task.result(60)
+        sending.result(60)
+        all_sent.set()
+        consuming.result(60)
 
     assert sent
     assert sent <= set(received)
