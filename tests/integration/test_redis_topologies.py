@@ -15,6 +15,7 @@ from bus.transports.base import Ack, Outgoing, Sent
 from bus.transports.redis import RedisDriver
 from tests.integration.redis_drivers import drivers_on
 from tests.servers.fixtures import private_redis, private_redis_cluster, private_redis_sentinel
+from tests.servers.need import need
 from tests.servers.ports import REDIS, reserved
 
 WITHIN = 60.0  # seconds; generous, for busy machines
@@ -92,8 +93,8 @@ def test_a_store_works_in_a_cluster_and_behind_sentinels() -> None:
 
 def test_a_server_is_spoken_to_through_tls_and_checked(tmp_path: Path) -> None:
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    need(None if openssl else "openssl is not installed")
+    assert openssl is not None
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]

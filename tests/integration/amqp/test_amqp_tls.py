@@ -22,8 +22,8 @@ from tests.servers.rabbitmq import RabbitMq
 def certificates(tmp_path: Path) -> Path:
     """Return a folder with a CA, and what it has signed: a server's and a client's certificate, each with its key."""
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    need(None if openssl else "openssl is not installed")
+    assert openssl is not None
     (tmp_path / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
 
     def run(command: str) -> None:
